@@ -1,0 +1,5 @@
+//! Castd: an etcd-compatible, Raft-replicated key-value server in which every concern is an actor.
+//!
+//! Start with `ARCHITECTURE.md`: the walk of one put, the cast, the table of messages.
+
+pub mod ids;
