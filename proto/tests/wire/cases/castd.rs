@@ -1,0 +1,181 @@
+//! What data directories hold and members of mixed releases send each other.
+
+use castd_proto::{
+    castdpb::{raft_request::Op, *},
+    etcdserverpb::*,
+};
+
+use crate::{Case, case};
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = operations();
+    cases.extend(membership());
+    cases.extend(rows_and_snapshots());
+    cases.extend(peer_link());
+    cases
+}
+
+fn operations() -> Vec<Case> {
+    let operation = |op, expected| {
+        let request = RaftRequest { id: 1, user: "u".to_owned(), auth_revision: 3, op: Some(op) };
+        case("castdpb.RaftRequest", request, &format!("08 01 12 01 'u' 18 03 {expected}"))
+    };
+    vec![
+        operation(Op::Put(PutRequest { lease: 1, ..PutRequest::default() }), "52 02 18 01"),
+        operation(
+            Op::DeleteRange(DeleteRangeRequest { prev_kv: true, ..DeleteRangeRequest::default() }),
+            "5a 02 18 01",
+        ),
+        operation(Op::Txn(TxnRequest { failure: vec![RequestOp::default()], ..TxnRequest::default() }), "62 02 1a 00"),
+        operation(Op::Compact(CompactionRequest { revision: 5, physical: false }), "6a 02 08 05"),
+        operation(Op::LeaseGrant(LeaseGrantRequest { ttl: 60, id: 5 }), "72 04 08 3c 10 05"),
+        operation(Op::LeaseRevoke(LeaseRevokeRequest { id: 5 }), "7a 02 08 05"),
+        operation(Op::LeaseCheckpoint(LeaseCheckpointRequest::default()), "82 01 00"),
+        operation(Op::LeaseExpire(LeaseExpire { leases: vec![5], term: 6 }), "8a 01 05 0a 01 05 10 06"),
+        operation(Op::Alarm(AlarmRequest { action: 1, member_id: 5, alarm: 1 }), "92 01 06 08 01 10 05 18 01"),
+        operation(
+            Op::MemberAttributes(MemberAttributes { member_id: 5, ..MemberAttributes::default() }),
+            "9a 01 02 08 05",
+        ),
+        operation(Op::ClusterVersion(ClusterVersion { version: "3".to_owned() }), "a2 01 03 0a 01 '3'"),
+        case("castdpb.LeaseExpire", LeaseExpire { leases: vec![1, 300], term: 6 }, "0a 03 01 ac 02 10 06"),
+        case(
+            "castdpb.MemberAttributes",
+            MemberAttributes { member_id: 5, name: "n".to_owned(), client_urls: vec!["c".to_owned(), "d".to_owned()] },
+            "08 05 12 01 'n' 1a 01 'c' 1a 01 'd'",
+        ),
+        case("castdpb.ClusterVersion", ClusterVersion { version: "3.7.0".to_owned() }, "0a 05 '3.7.0'"),
+    ]
+}
+
+fn membership() -> Vec<Case> {
+    vec![
+        case(
+            "castdpb.MembershipChange",
+            MembershipChange {
+                request_id: 9,
+                kind: membership_change::Kind::Promote.into(),
+                member: Some(Member { id: 5, ..Member::default() }),
+            },
+            "08 09 10 03 1a 02 08 05",
+        ),
+        case(
+            "castdpb.ConfChange",
+            ConfChange { id: 1, change_type: ConfChangeType::AddLearnerNode.into(), node_id: 5, context: "c".into() },
+            "08 01 10 02 18 05 22 01 'c'",
+        ),
+        case(
+            "castdpb.ConfChangeSingle",
+            ConfChangeSingle { change_type: ConfChangeType::RemoveNode.into(), node_id: 5 },
+            "08 01 10 05",
+        ),
+        case(
+            "castdpb.ConfChangeV2",
+            ConfChangeV2 {
+                transition: ConfChangeTransition::Explicit.into(),
+                changes: vec![ConfChangeSingle { change_type: 1, node_id: 5 }],
+                context: "c".into(),
+            },
+            "08 02 12 04 08 01 10 05 1a 01 'c'",
+        ),
+    ]
+}
+
+fn rows_and_snapshots() -> Vec<Case> {
+    vec![
+        case("castdpb.LeaseRow", LeaseRow { id: 5, ttl_secs: 60, remaining_ttl_secs: 30 }, "08 05 10 3c 18 1e"),
+        case("castdpb.AlarmRow", AlarmRow { member_id: 5, alarm: AlarmType::Corrupt.into() }, "08 05 10 02"),
+        case(
+            "castdpb.ConfStateRow",
+            ConfStateRow {
+                voters: vec![1, 2],
+                learners: vec![3],
+                voters_outgoing: vec![4],
+                learners_next: vec![5],
+                auto_leave: true,
+            },
+            "0a 02 01 02 12 01 03 1a 01 04 22 01 05 28 01",
+        ),
+        case(
+            "castdpb.SnapshotHeader",
+            SnapshotHeader {
+                format: 1,
+                cluster_id: 2,
+                index: 3,
+                term: 4,
+                conf_state: Some(ConfStateRow { voters: vec![1], ..ConfStateRow::default() }),
+                revision: 6,
+                compact_revision: -1,
+            },
+            "08 01 10 02 18 03 20 04 2a 03 0a 01 01 30 06 38 ff ff ff ff ff ff ff ff ff 01",
+        ),
+        case(
+            "castdpb.SnapshotChunk",
+            SnapshotChunk { rows: vec![SnapshotRow { table: 1, ..SnapshotRow::default() }, SnapshotRow::default()] },
+            "0a 02 08 01 0a 00",
+        ),
+        case(
+            "castdpb.SnapshotRow",
+            SnapshotRow { table: 1, key: "k".into(), value: "v".into() },
+            "08 01 12 01 'k' 1a 01 'v'",
+        ),
+    ]
+}
+
+fn peer_link() -> Vec<Case> {
+    vec![
+        case(
+            "castdpb.PeerEnvelope",
+            PeerEnvelope {
+                cluster_id: 1,
+                from: 2,
+                to: 3,
+                messages: vec![PeerMessage { to: 3, ..PeerMessage::default() }, PeerMessage::default()],
+            },
+            "08 01 10 02 18 03 22 02 10 03 22 00",
+        ),
+        case("castdpb.PeerAck", PeerAck {}, ""),
+        case(
+            "castdpb.PeerEntry",
+            PeerEntry {
+                entry_type: PeerEntryType::EntryConfChangeV2.into(),
+                term: 2,
+                index: 3,
+                data: "d".into(),
+                context: "c".into(),
+            },
+            "08 02 10 02 18 03 22 01 'd' 32 01 'c'",
+        ),
+        case(
+            "castdpb.PeerSnapshotMeta",
+            PeerSnapshotMeta {
+                conf_state: Some(ConfStateRow { voters: vec![1], ..ConfStateRow::default() }),
+                index: 2,
+                term: 3,
+            },
+            "0a 03 0a 01 01 10 02 18 03",
+        ),
+        case(
+            "castdpb.PeerMessage",
+            PeerMessage {
+                msg_type: PeerMessageType::MsgRequestPreVoteResponse.into(),
+                to: 2,
+                from: 3,
+                term: 4,
+                log_term: 5,
+                index: 6,
+                entries: vec![PeerEntry { term: 2, ..PeerEntry::default() }, PeerEntry::default()],
+                commit: 8,
+                snapshot: Some(PeerSnapshotMeta { index: 9, ..PeerSnapshotMeta::default() }),
+                reject: true,
+                reject_hint: 11,
+                context: "c".into(),
+                request_snapshot: 13,
+                commit_term: 15,
+                priority: 16,
+            },
+            "08 12 10 02 18 03 20 04 28 05 30 06 3a 02 10 02 3a 00 40 08 4a 02 10 09 50 01 58 0b 62 01 'c' 68 0d
+             78 0f 80 01 10",
+        ),
+    ]
+}
