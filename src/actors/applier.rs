@@ -1,0 +1,212 @@
+//! Applies what raft has committed, slice by slice, to the replicated state machine.
+//!
+//! ```text
+//!   RaftNode ──EntriesCommitted──▶ Applier ──┬─StoreChanged──▶ WatchHub
+//!                                            ├─LeasesChanged─▶ LeaseKeeper
+//!                                            ├─Applied, ConfChangeApplied──▶ RaftNode
+//!                                            ├─BackendDurable──▶ Snapshotter
+//!                                            └─replies──▶ edge
+//! ```
+//!
+//! The order of one slice is fixed: the backend first, then the published view, then the watchers, then the replies. So
+//! whoever got a reply finds the write in the view. Physical deletion after a compaction also runs here, a small piece
+//! with each tick, because the backend has one writer.
+
+use crate::actors::Tick;
+use crate::actors::lease_keeper::LeasesChanged;
+use crate::actors::raft_node::{Applied, ConfChangeApplied};
+use crate::actors::snapshotter::BackendDurable;
+use crate::actors::watch_hub::StoreChanged;
+use crate::cast::{Published, Reply, RequestError};
+use crate::process;
+use crate::state::{Machine, Outcome, View};
+use crate::telemetry::clock::Clock;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::trace::SpanContext;
+use actix::{Actor, Context, Handler, Message, Recipient};
+use raft::eraftpb::Entry;
+use slog::Logger;
+use std::time::Duration;
+
+/// How often the backend is asked what is durable and whether its own threads failed.
+const LOOK_AT_BACKEND_EVERY: Duration = Duration::from_secs(1);
+
+/// Event, from RaftNode: these entries are committed, and durable in the log.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct EntriesCommitted {
+    pub entries: Vec<Entry>,
+    /// For each entry, the request of this member that waits for it.
+    pub waiters: Vec<Option<Waiter>>,
+}
+
+/// A request that waits for its entry.
+pub struct Waiter {
+    pub reply: Reply,
+    pub span: SpanContext,
+}
+
+/// Settings of the physical part of a compaction.
+#[derive(Clone, Copy, Debug)]
+pub struct CompactionPace {
+    /// Rows deleted in one piece (`--compaction-batch-limit`).
+    pub rows_max: usize,
+    /// Time between two pieces (`--compaction-sleep-interval`).
+    pub every: Duration,
+}
+
+/// Where the Applier's mail goes.
+pub struct Links {
+    pub applied: Recipient<Applied>,
+    pub conf_change_applied: Recipient<ConfChangeApplied>,
+    pub store_changed: Recipient<StoreChanged>,
+    pub leases_changed: Recipient<LeasesChanged>,
+    pub backend_durable: Recipient<BackendDurable>,
+}
+
+pub struct Applier {
+    machine: Machine,
+    links: Links,
+    published: Published<View>,
+    pace: CompactionPace,
+    slow_apply: Duration,
+    /// Requests that asked to wait until deleted revisions are gone from the backend.
+    waiting_for_deletion: Vec<(Reply, Result<Outcome, RequestError>)>,
+    compacted_at: Duration,
+    looked_at: Duration,
+    clock: Clock,
+    metrics: Metrics,
+    log: Logger,
+}
+
+impl Applier {
+    pub fn new(
+        machine: Machine,
+        links: Links,
+        published: Published<View>,
+        pace: CompactionPace,
+        slow_apply: Duration,
+        clock: Clock,
+        metrics: Metrics,
+        log: Logger,
+    ) -> Self {
+        Applier {
+            machine,
+            links,
+            published,
+            pace,
+            slow_apply,
+            waiting_for_deletion: Vec::new(),
+            compacted_at: Duration::ZERO,
+            looked_at: Duration::ZERO,
+            clock,
+            metrics,
+            log,
+        }
+    }
+
+    fn apply(&mut self, slice: EntriesCommitted) {
+        let (started, started_wall) = (self.clock.now(), self.clock.wall());
+        let applied = match self.machine.apply(&slice.entries) {
+            Ok(applied) => applied,
+            Err(error) => process::fatal(&self.log, &format!("a committed entry could not be applied: {error}")),
+        };
+        self.published.store(self.machine.view());
+        let ended = self.clock.now();
+
+        let spans: Vec<SpanContext> = slice
+            .waiters
+            .iter()
+            .flatten()
+            .filter(|waiter| waiter.span.is_sampled())
+            .map(|waiter| waiter.span.clone())
+            .collect();
+        for span in &spans {
+            span.record("Applier", started_wall, self.clock.wall());
+        }
+        if !applied.changes.is_empty() || applied.compacted.is_some() {
+            self.metrics.mvcc.current_revision.set(self.machine.revision().0);
+            let view = self.published.load();
+            self.links.store_changed.do_send(StoreChanged {
+                changes: applied.changes.into(),
+                compacted: applied.compacted,
+                view,
+                spans,
+            });
+        }
+        if !applied.leases.is_empty() {
+            self.links.leases_changed.do_send(LeasesChanged { changes: applied.leases, now: ended });
+        }
+        for change in applied.conf_changes {
+            self.links.conf_change_applied.do_send(ConfChangeApplied { change });
+        }
+        self.links.applied.do_send(Applied { index: self.machine.applied() });
+
+        for (place, (waiter, outcome)) in slice.waiters.into_iter().zip(applied.outcomes).enumerate() {
+            let Some(waiter) = waiter else { continue };
+            if applied.waits_for_deletion.contains(&place) {
+                self.waiting_for_deletion.push((waiter.reply, outcome));
+            } else {
+                waiter.reply.send(outcome);
+            }
+        }
+        let took = ended.saturating_sub(started);
+        if took > self.slow_apply {
+            self.metrics.server.slow_apply.inc();
+            slog::warn!(self.log, "apply request took too long";
+                "took" => ?took, "expected-duration" => ?self.slow_apply, "entries" => slice.entries.len());
+        }
+    }
+
+    /// Deletes one piece of what compactions left, when there is something and it is time.
+    fn delete_compacted(&mut self, now: Duration) {
+        if !self.machine.has_compacted_rows() {
+            for (reply, outcome) in self.waiting_for_deletion.drain(..) {
+                reply.send(outcome);
+            }
+            return;
+        }
+        if now < self.compacted_at + self.pace.every {
+            return;
+        }
+        self.compacted_at = now;
+        match self.machine.delete_compacted(self.pace.rows_max) {
+            Ok(deleted) => self.metrics.mvcc.db_compaction_keys.inc_by(deleted as u64),
+            Err(error) => process::fatal(&self.log, &format!("compacted revisions could not be deleted: {error}")),
+        }
+    }
+
+    fn look_at_backend(&mut self) {
+        let looked = self.machine.backend().background_errors().and_then(|()| self.machine.durable_index());
+        match looked {
+            Ok(durable) => {
+                self.links.backend_durable.do_send(BackendDurable { durable, view: self.published.load() });
+            }
+            Err(error) => process::fatal(&self.log, &format!("the storage backend failed: {error}")),
+        }
+    }
+}
+
+impl Actor for Applier {
+    type Context = Context<Self>;
+}
+
+impl Handler<EntriesCommitted> for Applier {
+    type Result = ();
+
+    fn handle(&mut self, slice: EntriesCommitted, _: &mut Self::Context) {
+        self.apply(slice);
+    }
+}
+
+impl Handler<Tick> for Applier {
+    type Result = ();
+
+    fn handle(&mut self, tick: Tick, _: &mut Self::Context) {
+        self.delete_compacted(tick.now);
+        if tick.now >= self.looked_at + LOOK_AT_BACKEND_EVERY {
+            self.looked_at = tick.now;
+            self.look_at_backend();
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Writes the raft log; the only place that does.
+//!
+//! ```text
+//!   RaftNode ──AppendLog──▶ LogWriter ──LogPersisted──▶ RaftNode
+//!   Snapshotter ──TruncateLog──▶ LogWriter
+//! ```
+//!
+//! It takes all writes that are queued into one batch and one fsync, while RaftNode goes on stepping: under load the
+//! slower the disk, the larger the batch. A failed write or fsync ends the process; it is never retried, because after a
+//! failed fsync the page cache is clean and a second one would succeed without the data.
+
+use crate::actors::raft_node::LogPersisted;
+use crate::actors::snapshotter::LogGrown;
+use crate::process;
+use crate::raft::log::{LogStore, LogWrite};
+use crate::raft::terms::LogPosition;
+use crate::raft::node;
+use crate::telemetry::clock::Clock;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::trace::SpanContext;
+use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient};
+use raft::eraftpb::ConfState;
+use slog::Logger;
+use std::time::Duration;
+
+/// An fsync that takes longer is worth a warning (etcd: `slow fdatasync`).
+const SLOW_SYNC: Duration = Duration::from_secs(1);
+
+/// The Snapshotter is told whenever the log has grown or shrunk by so much.
+const GROWTH_STEP_BYTES: u64 = 1 << 20;
+
+/// Command: make this durable, then say so by [`LogPersisted`].
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct AppendLog {
+    pub write: node::AppendLog,
+    /// The sampled requests among the entries.
+    pub spans: Vec<SpanContext>,
+}
+
+/// Command: entries up to `position` are not needed any more.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct TruncateLog {
+    pub position: LogPosition,
+    /// The voters and learners at that index: what a start from there begins with.
+    pub conf_state: ConfState,
+}
+
+pub struct LogWriter {
+    store: Box<dyn LogStore>,
+    raft_node: Recipient<LogPersisted>,
+    snapshotter: Recipient<LogGrown>,
+    /// Live bytes that the Snapshotter was last told.
+    told_bytes: u64,
+    queue: Vec<AppendLog>,
+    write_is_due: bool,
+    clock: Clock,
+    metrics: Metrics,
+    log: Logger,
+}
+
+impl LogWriter {
+    pub fn new(
+        store: Box<dyn LogStore>,
+        raft_node: Recipient<LogPersisted>,
+        snapshotter: Recipient<LogGrown>,
+        clock: Clock,
+        metrics: Metrics,
+        log: Logger,
+    ) -> Self {
+        LogWriter {
+            store,
+            raft_node,
+            snapshotter,
+            told_bytes: 0,
+            queue: Vec::new(),
+            write_is_due: false,
+            clock,
+            metrics,
+            log,
+        }
+    }
+
+    fn write_queued(&mut self) {
+        let Some(last) = self.queue.last() else { return };
+        let number = last.write.number;
+        let started = self.clock.wall();
+        let mut spans = Vec::new();
+        let writes: Vec<LogWrite> = self
+            .queue
+            .drain(..)
+            .map(|append| {
+                spans.extend(append.spans);
+                LogWrite { entries: append.write.entries, hard_state: append.write.hard_state, must_sync: true }
+            })
+            .collect();
+        let written = match self.store.append_many(&writes) {
+            Ok(written) => written,
+            Err(error) => process::fatal(
+                &self.log,
+                &format!("the raft log could not be written, and nothing unwritten was acknowledged: {error}"),
+            ),
+        };
+        self.raft_node.do_send(LogPersisted { number });
+        self.tell_growth();
+        self.metrics.disk.wal_fsync.observe(written.sync.as_secs_f64());
+        self.metrics.disk.wal_write.observe(written.write.as_secs_f64());
+        self.metrics.disk.wal_write_bytes.add(written.bytes as i64);
+        if written.sync > SLOW_SYNC {
+            slog::warn!(self.log, "slow fdatasync"; "took" => ?written.sync, "expected-duration" => ?SLOW_SYNC);
+        }
+        for span in spans {
+            span.record("LogWriter", started, self.clock.wall());
+        }
+    }
+}
+
+impl LogWriter {
+    fn tell_growth(&mut self) {
+        let live_bytes = self.store.size().live_bytes;
+        if live_bytes.abs_diff(self.told_bytes) >= GROWTH_STEP_BYTES {
+            self.told_bytes = live_bytes;
+            self.snapshotter.do_send(LogGrown { live_bytes });
+        }
+    }
+}
+
+impl Actor for LogWriter {
+    type Context = Context<Self>;
+}
+
+/// Told to itself: handled when no more AppendLog is waiting in the mailbox.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct WriteQueued;
+
+impl Handler<WriteQueued> for LogWriter {
+    type Result = ();
+
+    fn handle(&mut self, _: WriteQueued, _: &mut Self::Context) {
+        self.write_is_due = false;
+        self.write_queued();
+    }
+}
+
+impl Handler<AppendLog> for LogWriter {
+    type Result = ();
+
+    fn handle(&mut self, append: AppendLog, context: &mut Self::Context) {
+        self.queue.push(append);
+        if !self.write_is_due {
+            self.write_is_due = true;
+            context.notify(WriteQueued);
+        }
+    }
+}
+
+impl Handler<TruncateLog> for LogWriter {
+    type Result = ();
+
+    fn handle(&mut self, truncate: TruncateLog, _: &mut Self::Context) {
+        if let Err(error) = self.store.truncate(truncate.position, &truncate.conf_state) {
+            process::fatal(&self.log, &format!("the raft log could not be cut: {error}"));
+        }
+        slog::info!(self.log, "cut the raft log"; "up-to-index" => truncate.position.index.0, "live-bytes" => self.store.size().live_bytes);
+        self.tell_growth();
+    }
+}

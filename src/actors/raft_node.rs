@@ -1,0 +1,421 @@
+//! Runs raft: takes what clients and peers want, decides the order, and says what is committed.
+//!
+//! ```text
+//!   edge ──Propose, ReadIndex──▶ RaftNode ──AppendLog──▶ LogWriter ──LogPersisted──▶ RaftNode
+//!                                   └──EntriesCommitted──▶ Applier ──Applied──▶ RaftNode
+//! ```
+//!
+//! The core is [`crate::raft::node::Node`]. This shell closes batches (when the mailbox is empty, or a batch has become
+//! large or old), keeps the reply channels of waiting requests, and turns effects into mail.
+
+use crate::actors::Tick;
+use crate::actors::applier::{EntriesCommitted, Waiter};
+use crate::actors::log_writer::AppendLog;
+use crate::actors::peer_links::Send;
+use crate::actors::snapshotter::LogCut;
+use crate::cast::{Published, Reply, RequestError};
+use crate::ids::{LeaseId, LogIndex, RequestId, Term};
+use crate::raft::node::{Effect, Node, Proposal, Status};
+use crate::telemetry::clock::Clock;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::trace::{Span, SpanContext};
+use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient};
+use bytes::Bytes;
+use castd_proto::castdpb;
+use prost::Message as _;
+use raft::eraftpb::{ConfChangeV2, EntryType};
+use slog::Logger;
+use std::collections::HashMap;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// A batch is closed after so many messages even when more are waiting,
+const BATCH_MESSAGES_MAX: usize = 1_000;
+/// after so many bytes of proposals,
+const BATCH_BYTES_MAX: usize = 1 << 20;
+/// or after so long.
+const BATCH_TIME_MAX: Duration = Duration::from_millis(1);
+
+/// Command: replicate `data`, an encoded `castdpb.RaftRequest`, and answer with what applying it gave.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Propose {
+    pub data: Bytes,
+    pub kind: EntryType,
+    pub reply: Reply,
+    pub span: SpanContext,
+}
+
+/// Query: answers once the published view is at least as new as every write acknowledged before this was asked
+/// (ReadIndex, Raft thesis §6.4).
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ReadIndex {
+    pub reply: oneshot::Sender<Result<(), RequestError>>,
+    pub span: SpanContext,
+}
+
+/// Event, from a peer: a raft message addressed to this member.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Step {
+    pub message: raft::eraftpb::Message,
+}
+
+/// Event, from the LogWriter: this write and all before it are durable.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct LogPersisted {
+    pub number: u64,
+}
+
+/// Event, from the Applier: the published view is at `index`.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Applied {
+    pub index: LogIndex,
+}
+
+/// Event, from the Applier, before the [`Applied`] that covers it: the membership of the raft group changed.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ConfChangeApplied {
+    pub change: ConfChangeV2,
+}
+
+/// Event, from the LeaseKeeper: nobody kept these leases alive. Void when `term` is no longer ours.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct LeasesExpired {
+    pub leases: Vec<LeaseId>,
+    pub term: Term,
+    pub span: SpanContext,
+}
+
+/// Event, from the LeaseKeeper: the time these leases have left, in seconds, worth remembering over a restart.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct LeasesCheckpointed {
+    pub remaining_secs: Vec<(LeaseId, i64)>,
+    pub term: Term,
+    pub span: SpanContext,
+}
+
+/// Event, from RaftNode: term or leader changed.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct LeaderChanged {
+    pub status: Status,
+    pub now: Duration,
+}
+
+/// Where RaftNode's mail goes.
+pub struct Links {
+    pub log_writer: Recipient<AppendLog>,
+    pub applier: Recipient<EntriesCommitted>,
+    pub peer_links: Recipient<Send>,
+    pub leader_changed: Vec<Recipient<LeaderChanged>>,
+}
+
+enum Waiting {
+    Write { reply: Reply, span: Span },
+    Read { reply: oneshot::Sender<Result<(), RequestError>>, _span: Span },
+}
+
+pub struct RaftNode {
+    node: Node,
+    links: Links,
+    clock: Clock,
+    published: Published<Status>,
+    metrics: Metrics,
+    log: Logger,
+    waiting: HashMap<RequestId, Waiting>,
+    next_request: u64,
+    effects: Vec<Effect>,
+    /// Sampled requests on their way into the log: their spans follow the next write.
+    spans_to_log: Vec<SpanContext>,
+    batch_messages: usize,
+    batch_bytes: usize,
+    batch_since: Duration,
+    settle_is_due: bool,
+}
+
+impl RaftNode {
+    pub fn new(
+        node: Node,
+        links: Links,
+        clock: Clock,
+        published: Published<Status>,
+        metrics: Metrics,
+        log: Logger,
+    ) -> Self {
+        RaftNode {
+            node,
+            links,
+            clock,
+            published,
+            metrics,
+            log,
+            waiting: HashMap::new(),
+            next_request: 0,
+            effects: Vec::new(),
+            spans_to_log: Vec::new(),
+            batch_messages: 0,
+            batch_bytes: 0,
+            batch_since: Duration::ZERO,
+            settle_is_due: false,
+        }
+    }
+
+    fn wait(&mut self, waiting: Waiting) -> RequestId {
+        self.next_request += 1;
+        let request = RequestId(self.next_request);
+        self.waiting.insert(request, waiting);
+        request
+    }
+
+    /// Counts one message of `bytes` into the batch and closes the batch when it is full. Otherwise it is closed when the
+    /// mailbox is empty: that is when actix looks at `notify`.
+    fn batch(&mut self, bytes: usize, now: Duration, context: &mut Context<Self>) {
+        if self.batch_messages == 0 {
+            self.batch_since = now;
+        }
+        self.batch_messages += 1;
+        self.batch_bytes += bytes;
+        let full = self.batch_messages >= BATCH_MESSAGES_MAX
+            || self.batch_bytes >= BATCH_BYTES_MAX
+            || now >= self.batch_since + BATCH_TIME_MAX;
+        if full {
+            self.settle(now);
+        } else if !self.settle_is_due {
+            self.settle_is_due = true;
+            context.notify(CloseBatch);
+        }
+    }
+
+    fn settle(&mut self, now: Duration) {
+        self.batch_messages = 0;
+        self.batch_bytes = 0;
+        let mut effects = std::mem::take(&mut self.effects);
+        self.node.settle(now, &mut effects);
+        for effect in effects.drain(..) {
+            self.carry_out(effect, now);
+        }
+        self.effects = effects;
+        self.metrics.server.proposals_pending.set(self.waiting.len() as i64);
+    }
+
+    fn carry_out(&mut self, effect: Effect, now: Duration) {
+        match effect {
+            Effect::Send(messages) => self.links.peer_links.do_send(Send { messages }),
+            Effect::AppendLog(write) => {
+                let spans = std::mem::take(&mut self.spans_to_log);
+                self.links.log_writer.do_send(AppendLog { write, spans });
+            }
+            Effect::EntriesCommitted(entries) => {
+                let mut waiters = Vec::with_capacity(entries.len());
+                let mut plain = Vec::with_capacity(entries.len());
+                for committed in entries {
+                    let waiting = committed.request.and_then(|request| self.waiting.remove(&request));
+                    waiters.push(match waiting {
+                        Some(Waiting::Write { reply, span }) => Some(Waiter { reply, span: span.context() }),
+                        _ => None,
+                    });
+                    plain.push(committed.entry);
+                }
+                self.links.applier.do_send(EntriesCommitted { entries: plain, waiters });
+            }
+            Effect::ReadsReady(requests) => {
+                for request in requests {
+                    if let Some(Waiting::Read { reply, .. }) = self.waiting.remove(&request) {
+                        // The client may have gone; then nobody needs the answer.
+                        let _ = reply.send(Ok(()));
+                    }
+                }
+            }
+            Effect::Failed(request, error) => match self.waiting.remove(&request) {
+                Some(Waiting::Write { reply, .. }) => {
+                    self.metrics.server.proposals_failed.inc();
+                    reply.fail(error.into());
+                }
+                Some(Waiting::Read { reply, .. }) => {
+                    self.metrics.server.read_indexes_failed.inc();
+                    let _ = reply.send(Err(error.into()));
+                }
+                None => {}
+            },
+            Effect::StatusChanged(status) => self.status_changed(status, now),
+            Effect::InstallSnapshot { position, .. } => {
+                // No peer can send one before clusters exist; to go on without installing it would lose data.
+                crate::process::fatal(&self.log, &format!("received a snapshot at {position:?}, which needs peers"));
+            }
+        }
+    }
+
+    fn status_changed(&mut self, status: Status, now: Duration) {
+        let before = self.published.load();
+        self.published.store(status);
+        self.metrics.server.proposals_committed.set(status.committed.0 as i64);
+        if before.term == status.term && before.leader == status.leader {
+            return;
+        }
+        if before.leader != status.leader
+            && let Some(leader) = status.leader
+        {
+            slog::info!(self.log, "raft leader elected"; "leader" => %leader, "term" => status.term.0);
+            self.metrics.server.leader_changes_seen.inc();
+        }
+        self.metrics.server.has_leader.set(i64::from(status.leader.is_some()));
+        self.metrics.server.is_leader.set(i64::from(status.is_leader));
+        for recipient in &self.links.leader_changed {
+            recipient.do_send(LeaderChanged { status, now });
+        }
+    }
+
+    /// Proposes on this member's own behalf; nobody waits for the outcome.
+    fn propose_own(&mut self, op: castdpb::raft_request::Op, term: Term, context: &mut Context<Self>) {
+        if self.node.status().term != term || !self.node.status().is_leader {
+            return;
+        }
+        let data = castdpb::RaftRequest { op: Some(op), ..Default::default() }.encode_to_vec();
+        let now = self.clock.now();
+        let bytes = data.len();
+        self.next_request += 1;
+        let request = RequestId(self.next_request);
+        self.node.propose(now, Proposal { request, kind: EntryType::EntryNormal, data: data.into() });
+        self.batch(bytes, now, context);
+    }
+}
+
+impl Actor for RaftNode {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        self.settle_is_due = true;
+        context.notify(CloseBatch);
+    }
+}
+
+/// Told to itself, and therefore handled when the mailbox is empty.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct CloseBatch;
+
+impl Handler<CloseBatch> for RaftNode {
+    type Result = ();
+
+    fn handle(&mut self, _: CloseBatch, _: &mut Self::Context) {
+        self.settle_is_due = false;
+        self.settle(self.clock.now());
+    }
+}
+
+impl Handler<Propose> for RaftNode {
+    type Result = ();
+
+    fn handle(&mut self, propose: Propose, context: &mut Self::Context) {
+        let now = self.clock.now();
+        let bytes = propose.data.len();
+        let span = propose.span.child("RaftNode");
+        if span.is_recording() {
+            self.spans_to_log.push(span.context());
+        }
+        let request = self.wait(Waiting::Write { reply: propose.reply, span });
+        self.node.propose(now, Proposal { request, kind: propose.kind, data: propose.data });
+        self.batch(bytes, now, context);
+    }
+}
+
+impl Handler<ReadIndex> for RaftNode {
+    type Result = ();
+
+    fn handle(&mut self, read: ReadIndex, context: &mut Self::Context) {
+        let now = self.clock.now();
+        let request = self.wait(Waiting::Read { reply: read.reply, _span: read.span.child("RaftNode") });
+        self.node.read_index(now, request);
+        self.batch(0, now, context);
+    }
+}
+
+impl Handler<Step> for RaftNode {
+    type Result = ();
+
+    fn handle(&mut self, step: Step, context: &mut Self::Context) {
+        self.node.step(step.message);
+        self.batch(0, self.clock.now(), context);
+    }
+}
+
+impl Handler<Tick> for RaftNode {
+    type Result = ();
+
+    fn handle(&mut self, tick: Tick, context: &mut Self::Context) {
+        self.node.tick(tick.now);
+        self.batch(0, tick.now, context);
+    }
+}
+
+impl Handler<LogPersisted> for RaftNode {
+    type Result = ();
+
+    fn handle(&mut self, persisted: LogPersisted, context: &mut Self::Context) {
+        self.node.log_persisted(persisted.number, &mut self.effects);
+        self.batch(0, self.clock.now(), context);
+    }
+}
+
+impl Handler<Applied> for RaftNode {
+    type Result = ();
+
+    fn handle(&mut self, applied: Applied, context: &mut Self::Context) {
+        self.node.applied(applied.index);
+        self.metrics.server.proposals_applied.set(applied.index.0 as i64);
+        self.batch(0, self.clock.now(), context);
+    }
+}
+
+impl Handler<ConfChangeApplied> for RaftNode {
+    type Result = ();
+
+    fn handle(&mut self, applied: ConfChangeApplied, context: &mut Self::Context) {
+        if let Err(error) = self.node.conf_change_applied(&applied.change) {
+            crate::process::fatal(&self.log, &format!("raft refused an applied membership change: {error}"));
+        }
+        self.batch(0, self.clock.now(), context);
+    }
+}
+
+impl Handler<LogCut> for RaftNode {
+    type Result = ();
+
+    fn handle(&mut self, cut: LogCut, _: &mut Self::Context) {
+        self.node.log_cut(cut.position);
+    }
+}
+
+impl Handler<LeasesExpired> for RaftNode {
+    type Result = ();
+
+    fn handle(&mut self, expired: LeasesExpired, context: &mut Self::Context) {
+        let _span = expired.span.child("RaftNode");
+        let leases = expired.leases.iter().map(|lease| lease.0).collect();
+        let op = castdpb::LeaseExpire { leases, term: expired.term.0 };
+        self.propose_own(castdpb::raft_request::Op::LeaseExpire(op), expired.term, context);
+    }
+}
+
+impl Handler<LeasesCheckpointed> for RaftNode {
+    type Result = ();
+
+    fn handle(&mut self, checkpointed: LeasesCheckpointed, context: &mut Self::Context) {
+        use castd_proto::etcdserverpb::{LeaseCheckpoint, LeaseCheckpointRequest};
+        let _span = checkpointed.span.child("RaftNode");
+        let checkpoints = checkpointed
+            .remaining_secs
+            .iter()
+            .map(|(lease, remaining)| LeaseCheckpoint { id: lease.0, remaining_ttl: *remaining })
+            .collect();
+        let op = castdpb::raft_request::Op::LeaseCheckpoint(LeaseCheckpointRequest { checkpoints });
+        self.propose_own(op, checkpointed.term, context);
+    }
+}

@@ -1,0 +1,204 @@
+//! Keeps what a member needs to come back, and decides when the log may be cut.
+//!
+//! ```text
+//!   Applier ──BackendDurable──▶ Snapshotter ──TruncateLog──▶ LogWriter
+//!   LogWriter ──LogGrown──▶        │    └──────LogCut──────▶ RaftNode
+//!                                  └─▶ snap/ (a thread that writes one snapshot at a time)
+//! ```
+//!
+//! What to do when stands in [`SnapshotPolicy`]. Writing a snapshot and flushing a backend happen on a thread beside this
+//! one, from a published view, so that neither the Applier nor clients wait.
+
+use crate::actors::Tick;
+use crate::actors::log_writer::TruncateLog;
+use crate::ids::LogIndex;
+use crate::process;
+use crate::raft::log::Purger;
+use crate::raft::terms::LogPosition;
+use crate::snapshot::{self, Action, SnapshotPolicy, SnapshotStore};
+use crate::state::View;
+use crate::telemetry::clock::Clock;
+use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient};
+use slog::Logger;
+use std::sync::Arc;
+use std::time::Duration;
+
+const PURGE_EVERY: Duration = Duration::from_secs(30);
+
+/// Event, from the Applier, every second: how far the backend is, in memory and on disk.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct BackendDurable {
+    /// A crash now would leave the backend at this index.
+    pub durable: LogIndex,
+    /// State as of the last applied entry.
+    pub view: Arc<View>,
+}
+
+/// Event, from the LogWriter: bytes of the entries that the log still holds.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct LogGrown {
+    pub live_bytes: u64,
+}
+
+/// Event, from the Snapshotter: the log no longer holds entries up to `position`.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct LogCut {
+    pub position: LogPosition,
+}
+
+/// Told to itself by its worker thread.
+#[derive(Message)]
+#[rtype(result = "()")]
+enum Done {
+    Flushed,
+    SnapshotTaken(LogPosition),
+    Purged,
+}
+
+pub struct Links {
+    pub truncate_log: Recipient<TruncateLog>,
+    pub log_cut: Recipient<LogCut>,
+}
+
+pub struct Snapshotter {
+    store: SnapshotStore,
+    policy: SnapshotPolicy,
+    links: Links,
+    purger: Purger,
+    /// At most one of each is under way.
+    is_working: bool,
+    is_purging: bool,
+    purged_at: Duration,
+    clock: Clock,
+    log: Logger,
+}
+
+impl Snapshotter {
+    pub fn new(
+        store: SnapshotStore,
+        policy: SnapshotPolicy,
+        links: Links,
+        purger: Purger,
+        clock: Clock,
+        log: Logger,
+    ) -> Self {
+        Snapshotter {
+            store,
+            policy,
+            links,
+            purger,
+            is_working: false,
+            is_purging: false,
+            purged_at: Duration::ZERO,
+            clock,
+            log,
+        }
+    }
+
+    /// Runs `work` on a thread of its own; a failure of the disk there ends the process.
+    fn on_worker(
+        &mut self,
+        name: &str,
+        context: &mut Context<Self>,
+        work: impl FnOnce() -> Result<Done, Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+    ) {
+        let (myself, log) = (context.address(), self.log.clone());
+        let spawned = std::thread::Builder::new().name(name.into()).spawn(move || match work() {
+            Ok(done) => myself.do_send(done),
+            Err(error) => process::fatal(&log, &format!("{error}")),
+        });
+        if let Err(error) = spawned {
+            process::fatal(&self.log, &format!("cannot start a thread: {error}"));
+        }
+    }
+
+    fn act(&mut self, view: Arc<View>, durable: LogIndex, context: &mut Context<Self>) {
+        let now = self.clock.now();
+        let position = LogPosition { index: view.applied, term: view.term };
+        let state_bytes = view.size().in_use_bytes;
+        match self.policy.step(now, position, &view.conf_state, durable, state_bytes) {
+            Action::Wait => {}
+            Action::Cut { position, conf_state } => {
+                slog::debug!(self.log, "cutting the raft log"; "up-to-index" => position.index.0);
+                self.links.log_cut.do_send(LogCut { position });
+                self.links.truncate_log.do_send(TruncateLog { position, conf_state });
+            }
+            Action::Flush if !self.is_working => {
+                self.is_working = true;
+                self.on_worker("flush", context, move || {
+                    view.backend().flush()?;
+                    Ok(Done::Flushed)
+                });
+            }
+            Action::TakeSnapshot if !self.is_working => {
+                self.is_working = true;
+                let store = self.store.clone();
+                self.on_worker("snapshot", context, move || {
+                    snapshot::take(&store, &view)?;
+                    Ok(Done::SnapshotTaken(LogPosition { index: view.applied, term: view.term }))
+                });
+            }
+            Action::Flush | Action::TakeSnapshot => {}
+        }
+    }
+}
+
+impl Actor for Snapshotter {
+    type Context = Context<Self>;
+}
+
+impl Handler<BackendDurable> for Snapshotter {
+    type Result = ();
+
+    fn handle(&mut self, durable: BackendDurable, context: &mut Self::Context) {
+        self.act(durable.view, durable.durable, context);
+    }
+}
+
+impl Handler<LogGrown> for Snapshotter {
+    type Result = ();
+
+    fn handle(&mut self, grown: LogGrown, _: &mut Self::Context) {
+        self.policy.log_grown(grown.live_bytes);
+    }
+}
+
+impl Handler<Done> for Snapshotter {
+    type Result = ();
+
+    fn handle(&mut self, done: Done, _: &mut Self::Context) {
+        match done {
+            Done::Flushed => {
+                self.is_working = false;
+                self.policy.flushed(self.clock.now());
+            }
+            Done::SnapshotTaken(position) => {
+                self.is_working = false;
+                self.policy.snapshot_taken(position.index);
+                slog::info!(self.log, "saved snapshot"; "snapshot-index" => position.index.0);
+            }
+            Done::Purged => self.is_purging = false,
+        }
+    }
+}
+
+/// Gives back the log's space in the background.
+impl Handler<Tick> for Snapshotter {
+    type Result = ();
+
+    fn handle(&mut self, tick: Tick, context: &mut Self::Context) {
+        if self.is_purging || tick.now < self.purged_at + PURGE_EVERY {
+            return;
+        }
+        self.is_purging = true;
+        self.purged_at = tick.now;
+        let purger = self.purger.clone();
+        self.on_worker("purge", context, move || {
+            purger.run()?;
+            Ok(Done::Purged)
+        });
+    }
+}

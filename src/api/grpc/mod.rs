@@ -1,0 +1,155 @@
+//! etcd's gRPC services, one file each.
+//!
+//! ```text
+//!   tonic ──request──▶ Edge::unary ──Permit──▶ handler ──▶ Cast ──▶ one actor
+//! ```
+//!
+//! [`Edge`] is what all handlers share: what has to happen before and after each call stands here once.
+
+mod auth;
+mod cluster;
+mod election;
+mod health;
+mod kv;
+mod lease;
+mod lock;
+mod maintenance;
+mod watch;
+
+use crate::api::permit::{Caller, Permit, authorize};
+use crate::cast::{Cast, RequestError};
+use crate::telemetry::clock::Clock;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::trace::{Span, SpanContext, Tracer};
+use castd_proto::{Kind, Rpc, etcdserverpb as pb, health as health_pb, v3electionpb, v3lockpb};
+use std::time::Duration;
+use tonic::metadata::MetadataMap;
+use tonic::service::Routes;
+use tonic::{Code, Request, Response, Status};
+
+/// etcd receives messages of `--max-request-bytes` and this much more; the raft limit then gives the better error.
+const RECEIVE_OVERHEAD_BYTES: usize = 512 * 1024;
+/// etcd's limit for what it sends.
+const SEND_BYTES_MAX: usize = i32::MAX as usize;
+
+/// Settings of the edge that no actor cares about.
+#[derive(Clone, Debug)]
+pub struct EdgeSettings {
+    /// A stream with `hasleader` ends when no leader was seen for three of them.
+    pub election_timeout: Duration,
+    /// `--watch-progress-notify-interval`.
+    pub watch_progress_interval: Duration,
+    /// As `--quota-backend-bytes` works out; reported by Status.
+    pub quota_bytes: i64,
+    /// `--warning-unary-request-duration`.
+    pub slow_request: Duration,
+}
+
+/// What all handlers share.
+#[derive(Clone)]
+pub struct Edge {
+    pub cast: Cast,
+    pub tracer: Tracer,
+    pub metrics: Metrics,
+    pub settings: EdgeSettings,
+    pub clock: Clock,
+    pub log: slog::Logger,
+}
+
+/// A call that may go on: the permit, and the span that its messages carry.
+pub struct Admitted {
+    pub permit: Permit,
+    span: Span,
+}
+
+impl Admitted {
+    pub fn span(&self) -> SpanContext {
+        self.span.context()
+    }
+
+    /// Describes the request in its trace; costs nothing when it is not sampled.
+    pub fn describe(&mut self, attributes: impl FnOnce(&mut Span)) {
+        if self.span.is_recording() {
+            attributes(&mut self.span);
+        }
+    }
+}
+
+impl Edge {
+    /// Everything that has to hold before a handler runs (etcd's interceptors, in their order), and what is counted of
+    /// every call.
+    pub fn admit(&self, rpc: Rpc, metadata: &MetadataMap) -> Result<Admitted, RequestError> {
+        let calls = self.metrics.grpc.of(rpc);
+        calls.started.inc();
+        let version = client_api_version(metadata)?;
+        match rpc.streaming() {
+            Kind::Unary => self.metrics.clients.unary(version),
+            Kind::ServerStream | Kind::BidiStream => self.metrics.clients.stream(version),
+        }
+        let has_leader = || self.cast.status().leader.is_some();
+        if metadata.get("hasleader").is_some_and(|value| value == "true") && !has_leader() {
+            return Err(RequestError::NoLeader);
+        }
+        let permit = authorize(&Caller::Anonymous, rpc)?;
+        Ok(Admitted { permit, span: self.tracer.root(rpc.path(), metadata.as_ref()) })
+    }
+
+    /// Runs one call that has one request message: unary, or a server stream up to its opening.
+    pub async fn unary<Q, A, H, F>(&self, rpc: Rpc, request: Request<Q>, handler: H) -> Result<Response<A>, Status>
+    where
+        H: FnOnce(Admitted, Q) -> F,
+        F: Future<Output = Result<A, RequestError>>,
+    {
+        let started = self.clock.now();
+        let calls = self.metrics.grpc.of(rpc);
+        let (metadata, _, message) = request.into_parts();
+        calls.received.inc();
+        let answer = match self.admit(rpc, &metadata) {
+            Ok(admitted) => handler(admitted, message).await,
+            Err(error) => Err(error),
+        };
+        let took = self.clock.now().saturating_sub(started);
+        if took > self.settings.slow_request && rpc.streaming() == Kind::Unary {
+            slog::warn!(self.log, "request stats"; "method" => rpc.path(), "took" => ?took, "failed" => answer.is_err());
+        }
+        match answer {
+            Ok(answer) => {
+                calls.sent.inc();
+                calls.handled(Code::Ok, took);
+                Ok(Response::new(answer))
+            }
+            Err(error) => {
+                let status = Status::from(error);
+                calls.handled(status.code(), took);
+                Err(status)
+            }
+        }
+    }
+
+    /// Every service that a client can call, on one set of routes.
+    pub fn routes(&self) -> Routes {
+        let receive_bytes_max = self.cast.limits().request_bytes_max + RECEIVE_OVERHEAD_BYTES;
+        macro_rules! service {
+            ($server:path) => {
+                <$server>::new(self.clone())
+                    .max_decoding_message_size(receive_bytes_max)
+                    .max_encoding_message_size(SEND_BYTES_MAX)
+            };
+        }
+        Routes::new(service!(pb::kv_server::KvServer<Edge>))
+            .add_service(service!(pb::watch_server::WatchServer<Edge>))
+            .add_service(service!(pb::lease_server::LeaseServer<Edge>))
+            .add_service(service!(pb::cluster_server::ClusterServer<Edge>))
+            .add_service(service!(pb::maintenance_server::MaintenanceServer<Edge>))
+            .add_service(service!(pb::auth_server::AuthServer<Edge>))
+            .add_service(service!(v3lockpb::lock_server::LockServer<Edge>))
+            .add_service(service!(v3electionpb::election_server::ElectionServer<Edge>))
+            .add_service(service!(health_pb::health_server::HealthServer<Edge>))
+    }
+}
+
+/// The client's API version, a label of one metric.
+fn client_api_version(metadata: &MetadataMap) -> Result<Option<&str>, RequestError> {
+    let Some(value) = metadata.get("client-api-version") else { return Ok(None) };
+    value.to_str().map(Some).map_err(|_| RequestError::InvalidClientApiVersion)
+}

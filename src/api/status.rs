@@ -1,0 +1,177 @@
+//! Errors as clients see them. Code and text are part of the wire contract: clients compare the texts.
+//!
+//! Every error of the cast ends in [`Wire`], by a `match` without `_`: a new variant does not compile until somebody
+//! decides what a client is told.
+
+use crate::cast::RequestError;
+use crate::lease::LeaseError;
+use crate::mvcc::{MvccError, RequestError as CheckError};
+use crate::raft::node::RaftError;
+use tonic::{Code, Status};
+
+/// A gRPC code and its text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wire {
+    pub code: Code,
+    pub message: String,
+}
+
+macro_rules! wire_errors {
+    ($($(#[$doc:meta])* $name:ident = $code:ident, $message:literal;)*) => {
+        /// The errors that etcd's clients know by their text.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum EtcdError { $($(#[$doc])* $name,)* }
+
+        impl EtcdError {
+            pub const ALL: &'static [EtcdError] = &[$(EtcdError::$name,)*];
+
+            pub fn code(self) -> Code {
+                match self { $(EtcdError::$name => Code::$code,)* }
+            }
+
+            pub fn message(self) -> &'static str {
+                match self { $(EtcdError::$name => $message,)* }
+            }
+        }
+    };
+}
+
+wire_errors! {
+    EmptyKey = InvalidArgument, "etcdserver: key is not provided";
+    KeyNotFound = InvalidArgument, "etcdserver: key not found";
+    ValueProvided = InvalidArgument, "etcdserver: value is provided";
+    LeaseProvided = InvalidArgument, "etcdserver: lease is provided";
+    TooManyOps = InvalidArgument, "etcdserver: too many operations in txn request";
+    DuplicateKey = InvalidArgument, "etcdserver: duplicate key given in txn request";
+    InvalidClientApiVersion = InvalidArgument, "etcdserver: invalid client api version";
+    InvalidSortOption = InvalidArgument, "etcdserver: invalid sort option";
+    Compacted = OutOfRange, "etcdserver: mvcc: required revision has been compacted";
+    FutureRevision = OutOfRange, "etcdserver: mvcc: required revision is a future revision";
+    NoSpace = ResourceExhausted, "etcdserver: mvcc: database space exceeded";
+    LeaseNotFound = NotFound, "etcdserver: requested lease not found";
+    LeaseExist = FailedPrecondition, "etcdserver: lease already exists";
+    LeaseTtlTooLarge = OutOfRange, "etcdserver: too large lease TTL";
+    WatchCanceled = Cancelled, "etcdserver: watch canceled";
+    MemberExist = FailedPrecondition, "etcdserver: member ID already exist";
+    PeerUrlExist = FailedPrecondition, "etcdserver: Peer URLs already exists";
+    /// etcd hands it to gRPC as a plain error, so that it arrives as Unknown.
+    MemberNotEnoughStarted = Unknown, "etcdserver: re-configuration failed due to not enough started members";
+    MemberBadUrls = InvalidArgument, "etcdserver: given member URLs are invalid";
+    MemberNotFound = NotFound, "etcdserver: member not found";
+    MemberNotLearner = FailedPrecondition, "etcdserver: can only promote a learner member";
+    LearnerNotReady = FailedPrecondition, "etcdserver: can only promote a learner member which is in sync with leader";
+    TooManyLearners = FailedPrecondition, "etcdserver: too many learner members in cluster";
+    ClusterIdMismatch = FailedPrecondition, "etcdserver: cluster ID mismatch";
+    RequestTooLarge = InvalidArgument, "etcdserver: request is too large";
+    /// As MemberNotEnoughStarted: Unknown on the wire.
+    TooManyRequests = Unknown, "etcdserver: too many requests";
+    RootUserNotExist = FailedPrecondition, "etcdserver: root user does not exist";
+    RootRoleNotExist = FailedPrecondition, "etcdserver: root user does not have root role";
+    UserAlreadyExist = FailedPrecondition, "etcdserver: user name already exists";
+    UserEmpty = InvalidArgument, "etcdserver: user name is empty";
+    UserNotFound = FailedPrecondition, "etcdserver: user name not found";
+    RoleAlreadyExist = FailedPrecondition, "etcdserver: role name already exists";
+    RoleNotFound = FailedPrecondition, "etcdserver: role name not found";
+    RoleEmpty = InvalidArgument, "etcdserver: role name is empty";
+    AuthFailed = InvalidArgument, "etcdserver: authentication failed, invalid user ID or password";
+    PermissionNotGiven = InvalidArgument, "etcdserver: permission not given";
+    PermissionDenied = PermissionDenied, "etcdserver: permission denied";
+    RoleNotGranted = FailedPrecondition, "etcdserver: role is not granted to the user";
+    PermissionNotGranted = FailedPrecondition, "etcdserver: permission is not granted to the role";
+    AuthNotEnabled = FailedPrecondition, "etcdserver: authentication is not enabled";
+    InvalidAuthToken = Unauthenticated, "etcdserver: invalid auth token";
+    InvalidAuthManagement = InvalidArgument, "etcdserver: invalid auth management";
+    AuthOldRevision = InvalidArgument, "etcdserver: revision of auth store is old";
+    NoLeader = Unavailable, "etcdserver: no leader";
+    NotLeader = FailedPrecondition, "etcdserver: not leader";
+    LeaderChanged = Unavailable, "etcdserver: leader changed";
+    NotCapable = FailedPrecondition, "etcdserver: not capable";
+    Stopped = Unavailable, "etcdserver: server stopped";
+    Timeout = Unavailable, "etcdserver: request timed out";
+    TimeoutDueToLeaderFail = Unavailable, "etcdserver: request timed out, possibly due to previous leader failure";
+    TimeoutDueToConnectionLost = Unavailable, "etcdserver: request timed out, possibly due to connection lost";
+    TimeoutWaitAppliedIndex = Unavailable, "etcdserver: request timed out, waiting for the applied index took too long";
+    Unhealthy = Unavailable, "etcdserver: unhealthy cluster";
+    Corrupt = DataLoss, "etcdserver: corrupt cluster";
+    NotSupportedForLearner = FailedPrecondition, "etcdserver: rpc not supported for learner";
+    BadLeaderTransferee = FailedPrecondition, "etcdserver: bad leader transferee";
+    WrongDowngradeVersionFormat = InvalidArgument, "etcdserver: wrong downgrade target version format";
+    InvalidDowngradeTargetVersion = InvalidArgument, "etcdserver: invalid downgrade target version";
+    ClusterVersionUnavailable = FailedPrecondition, "etcdserver: cluster version not found during downgrade";
+    DowngradeInProcess = FailedPrecondition, "etcdserver: cluster has a downgrade job in progress";
+    NoInflightDowngrade = FailedPrecondition, "etcdserver: no inflight downgrade job";
+    Canceled = Cancelled, "etcdserver: request canceled";
+    DeadlineExceeded = DeadlineExceeded, "etcdserver: context deadline exceeded";
+    ProposalDropped = Unknown, "raft proposal dropped";
+    UnknownHealthService = NotFound, "unknown service";
+}
+
+impl From<EtcdError> for Wire {
+    fn from(error: EtcdError) -> Wire {
+        Wire { code: error.code(), message: error.message().to_owned() }
+    }
+}
+
+impl From<&RequestError> for Wire {
+    fn from(error: &RequestError) -> Wire {
+        let known = match error {
+            RequestError::Raft(error) => match error {
+                RaftError::Timeout => EtcdError::Timeout,
+                RaftError::LeaderChanged => EtcdError::LeaderChanged,
+                RaftError::ProposalDropped => EtcdError::ProposalDropped,
+            },
+            RequestError::Check(error) => match error {
+                CheckError::EmptyKey => EtcdError::EmptyKey,
+                CheckError::KeyNotFound => EtcdError::KeyNotFound,
+                CheckError::ValueProvided => EtcdError::ValueProvided,
+                CheckError::LeaseProvided => EtcdError::LeaseProvided,
+                CheckError::TooManyOps => EtcdError::TooManyOps,
+                CheckError::DuplicateKey => EtcdError::DuplicateKey,
+                CheckError::InvalidSortOption => EtcdError::InvalidSortOption,
+            },
+            RequestError::Mvcc(error) => match error {
+                MvccError::Compacted => EtcdError::Compacted,
+                MvccError::FutureRevision => EtcdError::FutureRevision,
+                MvccError::KeyNotFound => EtcdError::KeyNotFound,
+                MvccError::LeaseNotFound => EtcdError::LeaseNotFound,
+            },
+            RequestError::Lease(error) => match error {
+                LeaseError::NotFound => EtcdError::LeaseNotFound,
+                LeaseError::Exists => EtcdError::LeaseExist,
+                LeaseError::TtlTooLarge => EtcdError::LeaseTtlTooLarge,
+            },
+            RequestError::TooManyRequests => EtcdError::TooManyRequests,
+            RequestError::TooLarge => EtcdError::RequestTooLarge,
+            RequestError::NoLeader => EtcdError::NoLeader,
+            RequestError::Stopped => EtcdError::Stopped,
+            RequestError::InvalidClientApiVersion => EtcdError::InvalidClientApiVersion,
+            RequestError::UnknownHealthService => EtcdError::UnknownHealthService,
+            RequestError::NotYet(_) | RequestError::RangeStreamUnsupported(_) => {
+                return Wire { code: Code::Unimplemented, message: error.to_string() };
+            }
+        };
+        known.into()
+    }
+}
+
+impl From<RequestError> for Status {
+    fn from(error: RequestError) -> Status {
+        let wire = Wire::from(&error);
+        Status::new(wire.code, wire.message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_etcd_text_is_unique_and_has_the_prefix_clients_look_for() {
+        let mut texts: Vec<_> = EtcdError::ALL.iter().map(|error| error.message()).collect();
+        let bare = ["raft proposal dropped", "unknown service"];
+        assert!(texts.iter().all(|text| text.starts_with("etcdserver: ") || bare.contains(text)));
+        texts.sort_unstable();
+        texts.dedup();
+        assert_eq!(texts.len(), EtcdError::ALL.len());
+    }
+}

@@ -1,0 +1,258 @@
+//! What the edge may know of the cast: the ways in, the published views, and the limits on both.
+//!
+//! ```text
+//!   handler ──Permit──▶ Cast ──Propose, ReadIndex──▶ RaftNode
+//!                        └─────load──▶ Published<View>, Published<Status>   (written by one actor each)
+//! ```
+//!
+//! A handler asks an actor once for each request. Every way in takes a [`Permit`], which only
+//! [`crate::api::permit::authorize`] hands out: a handler that forgot to ask for permission does not compile.
+
+use crate::actors::lease_keeper::LeaseKeeper;
+use crate::actors::raft_node::{Propose, RaftNode, ReadIndex};
+use crate::actors::watch_hub::WatchHub;
+use crate::api::permit::Permit;
+use crate::ids::{ClusterId, MemberId};
+use crate::lease::LeaseError;
+use crate::mvcc::{MvccError, RequestError as CheckError};
+use crate::raft::node::{RaftError, Status};
+use crate::state::{Outcome, View};
+use crate::telemetry::trace::SpanContext;
+use actix::Addr;
+use arc_swap::ArcSwap;
+use castd_proto::castdpb::{RaftRequest, raft_request};
+use castd_proto::etcdserverpb::ResponseHeader;
+use prost::Message as _;
+use raft::eraftpb::EntryType;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::sync::oneshot;
+
+/// Requests that may wait for the cast at once, reads and writes each.
+const REQUESTS_MAX: usize = 16_384;
+/// Bytes of writes that may wait at once.
+const REQUEST_BYTES_MAX: usize = 256 << 20;
+/// Entries that may be committed and not yet applied before new writes are refused (etcd's `maxGapBetweenApplyAndCommitIndex`).
+const APPLY_BACKLOG_MAX: u64 = 5_000;
+
+/// Why a request got no answer. `api::status` knows the code and the text of each.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum RequestError {
+    #[error(transparent)]
+    Raft(#[from] RaftError),
+    #[error(transparent)]
+    Check(#[from] CheckError),
+    #[error(transparent)]
+    Mvcc(#[from] MvccError),
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    #[error("too many requests are waiting")]
+    TooManyRequests,
+    #[error("the request is larger than --max-request-bytes")]
+    TooLarge,
+    #[error("no leader is known")]
+    NoLeader,
+    #[error("the member is shutting down")]
+    Stopped,
+    /// A part of etcd's API that this release does not have yet; the text names it.
+    #[error("{0}")]
+    NotYet(&'static str),
+    #[error("client-api-version is not valid UTF-8")]
+    InvalidClientApiVersion,
+    #[error("RangeStream does not support {0}")]
+    RangeStreamUnsupported(&'static str),
+    #[error("unknown health service")]
+    UnknownHealthService,
+}
+
+/// A value that one actor writes and anybody reads, without waiting for either.
+pub struct Published<T>(Arc<ArcSwap<T>>);
+
+impl<T> Clone for Published<T> {
+    fn clone(&self) -> Self {
+        Published(Arc::clone(&self.0))
+    }
+}
+
+impl<T> Published<T> {
+    pub fn new(value: T) -> Self {
+        Published(Arc::new(ArcSwap::from_pointee(value)))
+    }
+
+    pub fn load(&self) -> Arc<T> {
+        self.0.load_full()
+    }
+
+    /// Only the owning actor calls this.
+    pub fn store(&self, value: T) {
+        self.0.store(Arc::new(value));
+    }
+}
+
+/// The answer channel of one write, with its place among the writes under way.
+pub struct Reply {
+    sender: oneshot::Sender<Result<Outcome, RequestError>>,
+    _place: Place,
+}
+
+impl Reply {
+    /// The client may have gone; then nobody needs the answer.
+    pub fn send(self, outcome: Result<Outcome, RequestError>) {
+        let _ = self.sender.send(outcome);
+    }
+
+    pub fn fail(self, error: RequestError) {
+        self.send(Err(error));
+    }
+}
+
+/// Room for requests, shared by all handlers.
+#[derive(Default)]
+struct Room {
+    requests: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl Room {
+    fn take(self: &Arc<Self>, bytes: usize) -> Result<Place, RequestError> {
+        let requests = self.requests.fetch_add(1, Ordering::Relaxed);
+        let waiting_bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let place = Place { room: Arc::clone(self), bytes };
+        // One request alone always fits; what was taken too much goes back with `place`.
+        if requests >= REQUESTS_MAX || (requests > 0 && waiting_bytes + bytes > REQUEST_BYTES_MAX) {
+            return Err(RequestError::TooManyRequests);
+        }
+        Ok(place)
+    }
+}
+
+/// One place, given back when dropped: when the request is answered, not when its client hangs up.
+struct Place {
+    room: Arc<Room>,
+    bytes: usize,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.room.requests.fetch_sub(1, Ordering::Relaxed);
+        self.room.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Who this member is, for response headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub cluster: ClusterId,
+    pub member: MemberId,
+}
+
+/// Limits of single requests.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Of the encoded raft request, in bytes.
+    pub request_bytes_max: usize,
+    pub txn_ops_max: usize,
+}
+
+pub struct Addresses {
+    pub raft_node: Addr<RaftNode>,
+    pub watch_hub: Addr<WatchHub>,
+    pub lease_keeper: Addr<LeaseKeeper>,
+}
+
+struct Inner {
+    addresses: Addresses,
+    view: Published<View>,
+    status: Published<Status>,
+    identity: Identity,
+    limits: Limits,
+    writes: Arc<Room>,
+    reads: Arc<Room>,
+}
+
+/// The ways into the cast. Cheap to clone.
+#[derive(Clone)]
+pub struct Cast(Arc<Inner>);
+
+impl Cast {
+    pub fn new(
+        addresses: Addresses,
+        view: Published<View>,
+        status: Published<Status>,
+        identity: Identity,
+        limits: Limits,
+    ) -> Self {
+        let (writes, reads) = (Arc::default(), Arc::default());
+        Cast(Arc::new(Inner { addresses, view, status, identity, limits, writes, reads }))
+    }
+
+    pub fn limits(&self) -> Limits {
+        self.0.limits
+    }
+
+    pub fn identity(&self) -> Identity {
+        self.0.identity
+    }
+
+    pub fn status(&self) -> Arc<Status> {
+        self.0.status.load()
+    }
+
+    /// A header as of now; `revision` is that of the answer.
+    pub fn header(&self, revision: i64) -> ResponseHeader {
+        ResponseHeader {
+            cluster_id: self.0.identity.cluster.0,
+            member_id: self.0.identity.member.0,
+            revision,
+            raft_term: self.0.status.load().term.0,
+        }
+    }
+
+    /// Replicates `op` and answers with what applying it gave.
+    pub async fn replicate(
+        &self,
+        _permit: &Permit,
+        op: raft_request::Op,
+        span: SpanContext,
+    ) -> Result<Outcome, RequestError> {
+        let data = RaftRequest { op: Some(op), ..Default::default() }.encode_to_vec();
+        if data.len() > self.0.limits.request_bytes_max {
+            return Err(RequestError::TooLarge);
+        }
+        let committed = self.0.status.load().committed.0;
+        if committed > self.0.view.load().applied.0 + APPLY_BACKLOG_MAX {
+            return Err(RequestError::TooManyRequests);
+        }
+        let place = self.0.writes.take(data.len())?;
+        let (sender, answer) = oneshot::channel();
+        self.0.addresses.raft_node.do_send(Propose {
+            data: data.into(),
+            kind: EntryType::EntryNormal,
+            reply: Reply { sender, _place: place },
+            span,
+        });
+        answer.await.unwrap_or(Err(RequestError::Stopped))
+    }
+
+    /// A view at least as new as every write acknowledged before this call.
+    pub async fn linearizable_view(&self, permit: &Permit, span: SpanContext) -> Result<Arc<View>, RequestError> {
+        let _place = self.0.reads.take(0)?;
+        let (reply, answer) = oneshot::channel();
+        self.0.addresses.raft_node.do_send(ReadIndex { reply, span });
+        answer.await.unwrap_or(Err(RequestError::Stopped))?;
+        Ok(self.local_view(permit))
+    }
+
+    /// This member's newest view, which may be behind.
+    pub fn local_view(&self, _permit: &Permit) -> Arc<View> {
+        self.0.view.load()
+    }
+
+    pub fn watch_hub(&self, _permit: &Permit) -> &Addr<WatchHub> {
+        &self.0.addresses.watch_hub
+    }
+
+    pub fn lease_keeper(&self, _permit: &Permit) -> &Addr<LeaseKeeper> {
+        &self.0.addresses.lease_keeper
+    }
+}

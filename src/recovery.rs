@@ -1,0 +1,107 @@
+//! From what is on disk to cores that can go on: the first start, and every later one.
+//!
+//! ```text
+//!   LogStore + Backend ──begin──▶ first log        (a member's first start)
+//!                      ──recover──▶ Machine + Window
+//! ```
+//!
+//! The log is the truth, the backend a cache that may be behind. What may not be: a backend behind the place where the log
+//! begins (its past is gone), or ahead of where the log ends (it holds what was never promised). Used by the server and by
+//! the simulator alike; no path, no thread, no clock.
+
+use crate::ids::{LogIndex, MemberId};
+use crate::raft::log::{Install, LogError, LogStore, LogWrite};
+use crate::raft::terms::LogPosition;
+use crate::raft::window::Window;
+use crate::state::{Machine, StateError};
+use castd_backend_api::Backend;
+use castd_proto::castdpb::{ConfChange, ConfChangeType, MembershipChange, membership_change};
+use castd_proto::etcdserverpb::Member;
+use prost::Message as _;
+use raft::eraftpb::{ConfState, Entry, EntryType, HardState};
+use std::sync::Arc;
+
+/// Term of the entries that a first start writes; the first leader is elected at the next one.
+const FIRST_TERM: u64 = 1;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The backend is not usable with this log, but can be rebuilt from the log, or from a snapshot and the log.
+    #[error("the backend is at index {applied}, the log ends at {last}: the backend holds what was never promised")]
+    BackendAhead { applied: LogIndex, last: LogIndex },
+    /// Entries between the backend and the log are gone.
+    #[error("the backend is at index {applied}, the log begins after {truncated}: entries between them are missing")]
+    BackendBehind { applied: LogIndex, truncated: LogIndex },
+}
+
+/// Cores that can go on, and where they are.
+pub struct Recovered {
+    pub machine: Machine,
+    pub window: Window,
+}
+
+/// Writes the first log of a new member: one conf-change entry for each initial member, committed at term 1, as etcd does.
+/// Durable on return.
+///
+/// # Errors
+/// When the log cannot be written.
+pub fn begin(log: &mut dyn LogStore, members: &[Member]) -> Result<(), LogError> {
+    let conf_state = ConfState { voters: members.iter().map(|member| member.id).collect(), ..Default::default() };
+    let entries: Vec<Entry> = (1..).zip(members).map(|(index, member)| joining(index, member)).collect();
+    let commit = entries.len() as u64;
+    let position = LogPosition::new(0, 0);
+    log.replace(&Install { position, conf_state, hard_state: HardState::default(), pending: None })?;
+    let hard_state = HardState { term: FIRST_TERM, commit, ..Default::default() };
+    log.append(&LogWrite { entries, hard_state: Some(hard_state), must_sync: true })?;
+    Ok(())
+}
+
+fn joining(index: u64, member: &Member) -> Entry {
+    let change = MembershipChange {
+        request_id: 0,
+        kind: membership_change::Kind::Add.into(),
+        member: Some(member.clone()),
+    };
+    let change = ConfChange {
+        change_type: ConfChangeType::AddNode.into(),
+        node_id: member.id,
+        context: change.encode_to_vec().into(),
+        id: 0,
+    };
+    let mut entry = Entry { index, term: FIRST_TERM, data: change.encode_to_vec().into(), ..Default::default() };
+    entry.set_entry_type(EntryType::EntryConfChange);
+    entry
+}
+
+/// Opens the state machine on `backend` and the window on `log`, and checks that they fit.
+///
+/// # Errors
+/// [`RecoveryError::BackendAhead`] and [`RecoveryError::BackendBehind`] ask for another backend: an empty one, or one
+/// filled from a snapshot. All others are final.
+pub fn recover(log: &mut dyn LogStore, backend: Arc<dyn Backend>) -> Result<Recovered, RecoveryError> {
+    let machine = Machine::open(backend)?;
+    let applied = machine.applied();
+    let recovered = log.load(applied)?;
+    let (truncated, last) = (recovered.terms.truncated().index, LogIndex(recovered.terms.last_index()));
+    if applied > last {
+        return Err(RecoveryError::BackendAhead { applied, last });
+    }
+    if applied < truncated {
+        return Err(RecoveryError::BackendBehind { applied, truncated });
+    }
+    let conf_state =
+        if applied.0 == 0 { recovered.conf_state.clone() } else { machine.view().conf_state.clone() };
+    let mut window = Window::new(recovered, conf_state);
+    // Commit-only hard states are not synced, so the backend may know of more commits than the log does.
+    window.raise_commit(applied.0);
+    Ok(Recovered { machine, window })
+}
+
+/// The member itself as its first log describes it.
+pub fn initial_member(id: MemberId, name: &str, peer_urls: &[String]) -> Member {
+    Member { id: id.0, name: name.to_owned(), peer_urls: peer_urls.to_vec(), ..Default::default() }
+}

@@ -1,0 +1,315 @@
+//! Applies committed entries: the only code that changes a member's data.
+//!
+//! ```text
+//!   entries of a slice ──▶ mvcc, leases, members ──▶ one WriteBatch (with the applied index) ──▶ backend
+//! ```
+//!
+//! A request that fails leaves no trace but its entry. A backend that fails ends the member.
+
+use crate::cast::RequestError;
+use crate::ids::{LeaseId, LogIndex, Revision, Term};
+use crate::lease::LeaseTable;
+use crate::membership::members::Members;
+use crate::mvcc::{Changes, MvccError, Slice, Store, StoreError};
+use crate::state::rows::{self, AppliedPosition};
+use crate::state::{Outcome, View};
+use castd_backend_api::{Backend, BackendError, Table};
+use castd_proto::castdpb::{
+    ConfChange, ConfChangeV2, MembershipChange, RaftRequest, raft_request::Op,
+};
+use castd_proto::etcdserverpb as pb;
+use prost::Message as _;
+use raft::eraftpb::{self, ConfState, Entry, EntryType};
+use std::sync::Arc;
+
+/// What ends a member: nothing in here is the fault of a request.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("a row of table {table:?} is damaged")]
+    BadRow { table: Table },
+    #[error("entry {index} of the log is damaged: {source}")]
+    BadEntry { index: u64, source: prost::DecodeError },
+}
+
+/// What became of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseChange {
+    Granted { lease: LeaseId, ttl_secs: i64 },
+    Revoked { lease: LeaseId },
+    Checkpointed { lease: LeaseId, remaining_secs: i64 },
+}
+
+/// What a slice did.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// One for each entry.
+    pub outcomes: Vec<Result<Outcome, RequestError>>,
+    /// Entries whose answer waits until compacted rows are gone, by place in the slice.
+    pub waits_for_deletion: Vec<usize>,
+    /// One for each revision, ascending.
+    pub changes: Vec<Changes>,
+    /// The store was compacted up to here.
+    pub compacted: Option<Revision>,
+    pub leases: Vec<LeaseChange>,
+    pub conf_changes: Vec<eraftpb::ConfChangeV2>,
+}
+
+pub struct Machine {
+    store: Store,
+    leases: LeaseTable,
+    members: Arc<Members>,
+    conf_state: ConfState,
+    cluster_version: Option<String>,
+    applied: AppliedPosition,
+    backend: Arc<dyn Backend>,
+}
+
+impl Machine {
+    /// Reads what `backend` holds; an empty one gives an empty state at index 0.
+    ///
+    /// # Errors
+    /// When the backend fails or a row is damaged.
+    pub fn open(backend: Arc<dyn Backend>) -> Result<Self, StateError> {
+        let store = Store::open(Arc::clone(&backend))?;
+        let leases = LeaseTable::open(backend.as_ref(), &store)?;
+        Ok(Machine {
+            leases,
+            members: Arc::new(rows::read_members(backend.as_ref())?),
+            conf_state: rows::read_conf_state(backend.as_ref())?,
+            cluster_version: rows::read_cluster_version(backend.as_ref())?,
+            applied: AppliedPosition::read(backend.as_ref())?,
+            store,
+            backend,
+        })
+    }
+
+    pub fn view(&self) -> View {
+        View {
+            applied: self.applied.index,
+            term: self.applied.term,
+            mvcc: self.store.view(),
+            leases: self.leases.clone(),
+            members: Arc::clone(&self.members),
+            conf_state: self.conf_state.clone(),
+            cluster_version: self.cluster_version.clone(),
+            backend: Arc::clone(&self.backend),
+        }
+    }
+
+    pub fn applied(&self) -> LogIndex {
+        self.applied.index
+    }
+
+    pub fn revision(&self) -> Revision {
+        self.store.revision()
+    }
+
+    pub fn backend(&self) -> &dyn Backend {
+        self.backend.as_ref()
+    }
+
+    /// The index that a crash at this moment would leave the backend at.
+    ///
+    /// # Errors
+    /// When the backend fails.
+    pub fn durable_index(&self) -> Result<LogIndex, BackendError> {
+        AppliedPosition::read_durable(self.backend.as_ref()).map(|position| position.index)
+    }
+
+    /// Applies `entries`, in order, and writes what they changed in one atomic batch.
+    ///
+    /// # Errors
+    /// When the backend fails or an entry cannot be read: the member has to end.
+    pub fn apply(&mut self, entries: &[Entry]) -> Result<Applied, StateError> {
+        let mut applied = Applied::default();
+        applied.outcomes.reserve(entries.len());
+        let mut slice = self.store.begin();
+        for entry in entries {
+            assert_eq!(entry.index, self.applied.index.0 + 1, "entries are applied in order, each once");
+            let outcome = match entry.get_entry_type() {
+                EntryType::EntryNormal if entry.data.is_empty() => Ok(Outcome::Done),
+                EntryType::EntryNormal => {
+                    let request = RaftRequest::decode(entry.data.clone())
+                        .map_err(|source| StateError::BadEntry { index: entry.index, source })?;
+                    let mut step = Step {
+                        slice: &mut slice,
+                        leases: &mut self.leases,
+                        members: &mut self.members,
+                        cluster_version: &mut self.cluster_version,
+                        applied: &mut applied,
+                    };
+                    step.carry_out(request)?
+                }
+                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
+                    let (change, membership) = conf_change(entry)?;
+                    if let Some(row) = membership.and_then(|change| Arc::make_mut(&mut self.members).change(&change)) {
+                        rows::put_member(slice.batch(), &row);
+                    }
+                    self.conf_state = conf_state_after(&self.conf_state, &change);
+                    rows::put_conf_state(slice.batch(), &self.conf_state);
+                    applied.conf_changes.push(change);
+                    Ok(Outcome::Done)
+                }
+            };
+            applied.outcomes.push(outcome);
+            self.applied = AppliedPosition { index: LogIndex(entry.index), term: Term(entry.term) };
+        }
+        self.applied.put(slice.batch());
+        slice.commit()?;
+        Ok(applied)
+    }
+
+    /// Whether a compaction left rows that nobody can read any more.
+    pub fn has_compacted_rows(&self) -> bool {
+        self.store.has_compacted_rows()
+    }
+
+    /// Deletes up to `rows_max` of them, once no view can read them. Answers how many.
+    ///
+    /// # Errors
+    /// When the backend fails.
+    pub fn delete_compacted(&mut self, rows_max: usize) -> Result<usize, StateError> {
+        Ok(self.store.delete_compacted(rows_max)?)
+    }
+}
+
+/// One entry in the middle of a slice.
+struct Step<'a, 's> {
+    slice: &'a mut Slice<'s>,
+    leases: &'a mut LeaseTable,
+    members: &'a mut Arc<Members>,
+    cluster_version: &'a mut Option<String>,
+    applied: &'a mut Applied,
+}
+
+impl Step<'_, '_> {
+    /// The inner error is the request's, the outer one ends the member.
+    fn carry_out(&mut self, request: RaftRequest) -> Result<Result<Outcome, RequestError>, StateError> {
+        let Some(op) = request.op else { return Ok(Ok(Outcome::Done)) };
+        let outcome = match op {
+            Op::Put(put) => self.slice.put(&put, self.leases).map(Outcome::Put),
+            Op::DeleteRange(delete) => self.slice.delete_range(&delete, self.leases).map(Outcome::DeleteRange),
+            Op::Txn(txn) => self.slice.txn(&txn, self.leases).map(Outcome::Txn),
+            Op::Compact(compact) => self.compact(&compact),
+            Op::LeaseGrant(grant) => return Ok(self.grant(&grant)),
+            Op::LeaseRevoke(revoke) => return self.revoke(LeaseId(revoke.id)),
+            Op::LeaseExpire(expire) => {
+                for lease in expire.leases {
+                    // Revoked by a client in the meantime: nothing is left to do.
+                    let _ = self.revoke(LeaseId(lease))?;
+                }
+                Ok(Outcome::Done)
+            }
+            Op::LeaseCheckpoint(request) => {
+                for checkpoint in request.checkpoints {
+                    let (lease, remaining_secs) = (LeaseId(checkpoint.id), checkpoint.remaining_ttl);
+                    if self.leases.checkpoint(lease, remaining_secs, self.slice.batch()) {
+                        self.applied.leases.push(LeaseChange::Checkpointed { lease, remaining_secs });
+                    }
+                }
+                Ok(Outcome::Done)
+            }
+            Op::MemberAttributes(attributes) => {
+                if let Some(row) = Arc::make_mut(self.members).describe(&attributes) {
+                    rows::put_member(self.slice.batch(), &row);
+                }
+                Ok(Outcome::Done)
+            }
+            Op::ClusterVersion(version) => {
+                rows::put_cluster_version(self.slice.batch(), &version.version);
+                *self.cluster_version = Some(version.version);
+                Ok(Outcome::Done)
+            }
+            // No member of this release proposes one.
+            Op::Alarm(_) => return Ok(Err(RequestError::NotYet("castd does not have alarms yet"))),
+        };
+        match outcome {
+            Ok(outcome) => {
+                self.applied.changes.extend(self.slice.take_changes());
+                Ok(Ok(outcome))
+            }
+            Err(MvccError::Store(error)) => Err(error.into()),
+            Err(error) => Ok(Err(error.into())),
+        }
+    }
+
+    fn compact(&mut self, compact: &pb::CompactionRequest) -> Result<Outcome, MvccError> {
+        let place = self.applied.outcomes.len();
+        let compacted = self.slice.compact(Revision(compact.revision));
+        if compact.physical {
+            // Also after Compacted: whoever asks for the physical part waits for the earlier ones.
+            self.applied.waits_for_deletion.push(place);
+        }
+        compacted?;
+        self.applied.compacted = Some(Revision(compact.revision));
+        Ok(Outcome::Compact(pb::CompactionResponse { header: Some(self.header()) }))
+    }
+
+    fn grant(&mut self, grant: &pb::LeaseGrantRequest) -> Result<Outcome, RequestError> {
+        let lease = LeaseId(grant.id);
+        let ttl_secs = self.leases.grant(lease, grant.ttl, self.slice.batch())?;
+        self.applied.leases.push(LeaseChange::Granted { lease, ttl_secs });
+        let header = Some(self.header());
+        Ok(Outcome::LeaseGrant(pb::LeaseGrantResponse { header, id: lease.0, ttl: ttl_secs, error: String::new() }))
+    }
+
+    fn revoke(&mut self, lease: LeaseId) -> Result<Result<Outcome, RequestError>, StateError> {
+        let keys = match self.leases.revoke(lease, self.slice.batch()) {
+            Ok(keys) => keys,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        self.slice.delete_keys(&keys)?;
+        self.applied.changes.extend(self.slice.take_changes());
+        self.applied.leases.push(LeaseChange::Revoked { lease });
+        Ok(Ok(Outcome::LeaseRevoke(pb::LeaseRevokeResponse { header: Some(self.header()) })))
+    }
+
+    fn header(&self) -> pb::ResponseHeader {
+        pb::ResponseHeader { revision: self.slice.revision().0, ..Default::default() }
+    }
+}
+
+/// Reads a membership entry with prost: rust-protobuf's decoder is not to be trusted with what came over a network.
+fn conf_change(entry: &Entry) -> Result<(eraftpb::ConfChangeV2, Option<MembershipChange>), StateError> {
+    let bad = |source| StateError::BadEntry { index: entry.index, source };
+    let (changes, context) = if entry.get_entry_type() == EntryType::EntryConfChange {
+        let change = ConfChange::decode(entry.data.clone()).map_err(bad)?;
+        (vec![(change.change_type, change.node_id)], change.context)
+    } else {
+        let change = ConfChangeV2::decode(entry.data.clone()).map_err(bad)?;
+        (change.changes.iter().map(|single| (single.change_type, single.node_id)).collect(), change.context)
+    };
+    let membership = if context.is_empty() { None } else { Some(MembershipChange::decode(context).map_err(bad)?) };
+    let mut change = eraftpb::ConfChangeV2::default();
+    for (kind, node_id) in changes {
+        let mut single = eraftpb::ConfChangeSingle { node_id, ..Default::default() };
+        single.set_change_type(match kind {
+            1 => eraftpb::ConfChangeType::RemoveNode,
+            2 => eraftpb::ConfChangeType::AddLearnerNode,
+            _ => eraftpb::ConfChangeType::AddNode,
+        });
+        change.mut_changes().push(single);
+    }
+    Ok((change, membership))
+}
+
+/// One change at a time, never a joint configuration: voters and learners follow directly.
+fn conf_state_after(before: &ConfState, change: &eraftpb::ConfChangeV2) -> ConfState {
+    let mut after = before.clone();
+    for single in change.get_changes() {
+        after.voters.retain(|id| *id != single.node_id);
+        after.learners.retain(|id| *id != single.node_id);
+        match single.get_change_type() {
+            eraftpb::ConfChangeType::AddNode => after.voters.push(single.node_id),
+            eraftpb::ConfChangeType::AddLearnerNode => after.learners.push(single.node_id),
+            eraftpb::ConfChangeType::RemoveNode => {}
+        }
+    }
+    after.voters.sort_unstable();
+    after.learners.sort_unstable();
+    after
+}

@@ -1,0 +1,32 @@
+//! The replicated state machine: what a member's data is, whichever backend holds it.
+//!
+//! ```text
+//!   committed entries ──▶ Machine ──┬─▶ one WriteBatch a slice ──▶ backend
+//!                                   ├─▶ View      what readers see
+//!                                   └─▶ Applied   outcomes, changes, lease and membership events
+//! ```
+//!
+//! Deterministic: the same entries give the same state and the same outcomes on every member.
+
+mod machine;
+mod rows;
+mod view;
+
+pub use machine::{Applied, LeaseChange, Machine, StateError};
+pub use rows::{AppliedPosition, snapshot_rows};
+pub use view::View;
+
+use castd_proto::etcdserverpb as pb;
+
+/// What applying one request gave. Headers hold a revision and nothing else.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    Put(pb::PutResponse),
+    DeleteRange(pb::DeleteRangeResponse),
+    Txn(pb::TxnResponse),
+    Compact(pb::CompactionResponse),
+    LeaseGrant(pb::LeaseGrantResponse),
+    LeaseRevoke(pb::LeaseRevokeResponse),
+    /// A request that answers nothing: attributes of a member, the cluster version, a checkpoint, a raft entry of its own.
+    Done,
+}

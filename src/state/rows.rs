@@ -1,0 +1,139 @@
+//! How the state machine's own tables look in a backend.
+//!
+//! | table  | key                 | value                                           |
+//! |--------|---------------------|-------------------------------------------------|
+//! | Meta   | `applied`           | index, term: 8 bytes each, big-endian           |
+//! | Meta   | `conf_state`        | `castdpb.ConfStateRow`                          |
+//! | Meta   | `cluster_version`   | text                                            |
+//! | Member | id, 8 bytes         | `etcdserverpb.Member`, empty if removed for good |
+//! | Lease  | see `lease`         | `castdpb.LeaseRow`                              |
+//!
+//! The key space's rows (`Kv`, and the compaction rows in `Meta`) belong to `mvcc`.
+
+use crate::ids::{LogIndex, MemberId, Term};
+use crate::membership::members::{MemberRow, Members};
+use crate::state::{StateError, View};
+use bytes::Bytes;
+use castd_backend_api::{Backend, BackendError, Op, Table, WriteBatch};
+use castd_proto::castdpb::ConfStateRow;
+use castd_proto::etcdserverpb::Member;
+use prost::Message as _;
+use raft::eraftpb::ConfState;
+use std::ops::ControlFlow;
+
+const APPLIED: &[u8] = b"applied";
+const CONF_STATE: &[u8] = b"conf_state";
+const CLUSTER_VERSION: &[u8] = b"cluster_version";
+
+/// Index and term of the last applied entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AppliedPosition {
+    pub index: LogIndex,
+    pub term: Term,
+}
+
+impl AppliedPosition {
+    fn encode(self) -> Bytes {
+        [self.index.0, self.term.0].map(u64::to_be_bytes).concat().into()
+    }
+
+    fn decode(row: &[u8]) -> Option<Self> {
+        let (index, term) = row.split_at_checked(8)?;
+        let number = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_be_bytes);
+        Some(AppliedPosition { index: LogIndex(number(index)?), term: Term(number(term)?) })
+    }
+
+    /// What `backend` holds, as readers see it.
+    ///
+    /// # Errors
+    /// When the backend fails or the row is damaged.
+    pub fn read(backend: &dyn Backend) -> Result<Self, StateError> {
+        let row = backend.get(Table::Meta, APPLIED)?;
+        row.map_or(Ok(Self::default()), |row| Self::decode(&row).ok_or(StateError::BadRow { table: Table::Meta }))
+    }
+
+    /// What `backend` would hold after a crash.
+    ///
+    /// # Errors
+    /// When the backend fails.
+    pub fn read_durable(backend: &dyn Backend) -> Result<Self, BackendError> {
+        let row = backend.durable(Table::Meta, APPLIED)?;
+        Ok(row.and_then(|row| Self::decode(&row)).unwrap_or_default())
+    }
+
+    pub fn put(self, batch: &mut WriteBatch) {
+        batch.put(Table::Meta, APPLIED, self.encode());
+    }
+}
+
+pub fn put_conf_state(batch: &mut WriteBatch, conf_state: &ConfState) {
+    let row = ConfStateRow {
+        voters: conf_state.voters.clone(),
+        learners: conf_state.learners.clone(),
+        voters_outgoing: conf_state.voters_outgoing.clone(),
+        learners_next: conf_state.learners_next.clone(),
+        auto_leave: conf_state.auto_leave,
+    };
+    batch.put(Table::Meta, CONF_STATE, row.encode_to_vec());
+}
+
+pub fn read_conf_state(backend: &dyn Backend) -> Result<ConfState, StateError> {
+    let row = backend.get(Table::Meta, CONF_STATE)?.unwrap_or_default();
+    let row = ConfStateRow::decode(row).map_err(|_| StateError::BadRow { table: Table::Meta })?;
+    let mut conf_state = ConfState::default();
+    conf_state.voters = row.voters;
+    conf_state.learners = row.learners;
+    conf_state.voters_outgoing = row.voters_outgoing;
+    conf_state.learners_next = row.learners_next;
+    conf_state.auto_leave = row.auto_leave;
+    Ok(conf_state)
+}
+
+pub fn put_cluster_version(batch: &mut WriteBatch, version: &str) {
+    batch.put(Table::Meta, CLUSTER_VERSION, version.to_owned().into_bytes());
+}
+
+pub fn read_cluster_version(backend: &dyn Backend) -> Result<Option<String>, StateError> {
+    let row = backend.get(Table::Meta, CLUSTER_VERSION)?;
+    let text = row.map(|row| String::from_utf8(row.to_vec())).transpose();
+    text.map_err(|_| StateError::BadRow { table: Table::Meta })
+}
+
+pub fn put_member(batch: &mut WriteBatch, row: &MemberRow) {
+    let (id, value) = match row {
+        MemberRow::Set(member) => (member.id, member.encode_to_vec()),
+        MemberRow::Removed(id) => (id.0, Vec::new()),
+    };
+    batch.put(Table::Member, id.to_be_bytes().to_vec(), value);
+}
+
+pub fn read_members(backend: &dyn Backend) -> Result<Members, StateError> {
+    let mut rows = Vec::new();
+    let mut damaged = false;
+    backend.scan(Table::Member, b"", b"", &mut |key, value| {
+        let row = key.try_into().ok().map(u64::from_be_bytes).and_then(|id| match value {
+            [] => Some(MemberRow::Removed(MemberId(id))),
+            value => Member::decode(value).ok().map(MemberRow::Set),
+        });
+        damaged |= row.is_none();
+        rows.extend(row);
+        ControlFlow::Continue(())
+    })?;
+    if damaged { Err(StateError::BadRow { table: Table::Member }) } else { Ok(Members::restore(rows)) }
+}
+
+/// Every row of the tables beside the key space, as of `view`, for a portable snapshot.
+pub fn snapshot_rows(view: &View) -> Vec<Op> {
+    let mut batch = WriteBatch::new();
+    AppliedPosition { index: view.applied, term: view.term }.put(&mut batch);
+    put_conf_state(&mut batch, &view.conf_state);
+    if let Some(version) = &view.cluster_version {
+        put_cluster_version(&mut batch, version);
+    }
+    for row in view.members.rows() {
+        put_member(&mut batch, &row);
+    }
+    view.leases.put_rows(&mut batch);
+    view.mvcc.put_meta_rows(&mut batch);
+    batch.ops().to_vec()
+}

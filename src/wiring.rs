@@ -1,0 +1,258 @@
+//! Starts the actors and hands out addresses: the architecture as code. The only file that does.
+//!
+//! ```text
+//!   Core (what boot found on disk) ──▶ start ──▶ Cast (for the edge) + Running (to stop it)
+//! ```
+//!
+//! Every mailbox is made first and every actor after that, so that each gets the addresses it needs in its constructor.
+//! Placement, clock and stores are arguments: the same actors run spread over threads or all on one.
+
+use crate::actors::applier::{self, Applier, CompactionPace};
+use crate::actors::lease_keeper::LeaseKeeper;
+use crate::actors::log_writer::LogWriter;
+use crate::actors::peer_links::PeerLinks;
+use crate::actors::raft_node::{self, RaftNode};
+use crate::actors::snapshotter::{self, Snapshotter};
+use crate::actors::ticker::{Listener, Ticker};
+use crate::actors::watch_hub::WatchHub;
+use crate::actors::MAILBOX_CAPACITY;
+use crate::cast::{Addresses, Cast, Identity, Limits, Published};
+use crate::lease::LeaseKeeper as LeaseCore;
+use crate::raft::log::LogStore;
+use crate::raft::node::{Node, TICK};
+use crate::snapshot::{SnapshotPolicy, SnapshotStore};
+use crate::state::Machine;
+use crate::telemetry::clock::Clock;
+use crate::telemetry::metrics::Metrics;
+use crate::watch::Hub;
+use actix::dev::channel::{AddressReceiver, channel};
+use actix::{Actor, Addr, Arbiter, Context, System};
+use slog::{Logger, o};
+use std::time::Duration;
+
+/// How often leases are looked at (etcd: every 500 ms).
+const LEASE_TICK: Duration = Duration::from_millis(500);
+/// How often periodic progress notices are looked at.
+const WATCH_TICK: Duration = Duration::from_millis(100);
+const HOUSEKEEPING_TICK: Duration = Duration::from_secs(1);
+
+/// What the actors own, as the start has found or made it.
+pub struct Cores {
+    pub node: Node,
+    pub log_store: Box<dyn LogStore>,
+    pub machine: Machine,
+    pub hub: Hub,
+    pub leases: LeaseCore,
+    pub snapshots: SnapshotStore,
+    pub snapshot_policy: SnapshotPolicy,
+}
+
+/// What all of them are told.
+#[derive(Clone)]
+pub struct Surroundings {
+    pub clock: Clock,
+    pub metrics: Metrics,
+    pub log: Logger,
+    pub identity: Identity,
+    pub limits: Limits,
+    pub compaction: CompactionPace,
+    /// `--warning-apply-duration`.
+    pub slow_apply: Duration,
+    pub request_timeout: Duration,
+}
+
+/// Which actors share a thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// RaftNode, LogWriter and Applier have a thread each, all others share one.
+    Spread,
+    /// All on the System's own thread.
+    OneThread,
+}
+
+/// The running cast. Dropping it stops the clock; the actors end with their System.
+pub struct Running {
+    system: System,
+    thread: Option<std::thread::JoinHandle<()>>,
+    _ticker: Ticker,
+}
+
+impl Running {
+    /// Ends all actors and waits for their threads. What they own is closed in order.
+    pub fn stop(mut self) {
+        self.system.stop();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// One actor's mailbox, before there is an actor.
+struct Mailbox<A: Actor> {
+    address: Addr<A>,
+    receiver: AddressReceiver<A>,
+}
+
+impl<A: Actor<Context = Context<A>> + Send> Mailbox<A> {
+    fn new() -> Self {
+        let (sender, receiver) = channel(MAILBOX_CAPACITY);
+        Mailbox { address: Addr::new(sender), receiver }
+    }
+
+    fn run(self, arbiter: &actix::ArbiterHandle, actor: A) {
+        let receiver = self.receiver;
+        arbiter.spawn_fn(move || {
+            Context::with_receiver(receiver).run(actor);
+        });
+    }
+}
+
+/// Starts the cast on threads of its own.
+///
+/// # Errors
+/// When the system has no thread left.
+pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::io::Result<(Cast, Running)> {
+    let (system, arbiters, thread) = threads(placement)?;
+    let Surroundings { clock, metrics, log, identity, limits, compaction, slow_apply, request_timeout } = around;
+    let view = Published::new(cores.machine.view());
+    let status = Published::new(cores.node.status());
+
+    let raft_node = Mailbox::<RaftNode>::new();
+    let log_writer = Mailbox::<LogWriter>::new();
+    let applier = Mailbox::<Applier>::new();
+    let watch_hub = Mailbox::<WatchHub>::new();
+    let lease_keeper = Mailbox::<LeaseKeeper>::new();
+    let peer_links = Mailbox::<PeerLinks>::new();
+    let snapshotter = Mailbox::<Snapshotter>::new();
+
+    let addresses = Addresses {
+        raft_node: raft_node.address.clone(),
+        watch_hub: watch_hub.address.clone(),
+        lease_keeper: lease_keeper.address.clone(),
+    };
+    let ticker = Ticker::start(
+        clock,
+        vec![
+            Listener { recipient: raft_node.address.clone().recipient(), every: TICK },
+            Listener { recipient: applier.address.clone().recipient(), every: TICK },
+            Listener { recipient: lease_keeper.address.clone().recipient(), every: LEASE_TICK },
+            Listener { recipient: watch_hub.address.clone().recipient(), every: WATCH_TICK },
+            Listener { recipient: snapshotter.address.clone().recipient(), every: HOUSEKEEPING_TICK },
+        ],
+    )?;
+
+    let raft_links = raft_node::Links {
+        log_writer: log_writer.address.clone().recipient(),
+        applier: applier.address.clone().recipient(),
+        peer_links: peer_links.address.clone().recipient(),
+        leader_changed: vec![lease_keeper.address.clone().recipient()],
+    };
+    let applier_links = applier::Links {
+        applied: raft_node.address.clone().recipient(),
+        conf_change_applied: raft_node.address.clone().recipient(),
+        store_changed: watch_hub.address.clone().recipient(),
+        leases_changed: lease_keeper.address.clone().recipient(),
+        backend_durable: snapshotter.address.clone().recipient(),
+    };
+    let snapshotter_links = snapshotter::Links {
+        truncate_log: log_writer.address.clone().recipient(),
+        log_cut: raft_node.address.clone().recipient(),
+    };
+    let purger = cores.log_store.purger();
+
+    log_writer.run(
+        &arbiters.log_writer,
+        LogWriter::new(
+            cores.log_store,
+            raft_node.address.clone().recipient(),
+            snapshotter.address.clone().recipient(),
+            clock,
+            metrics.clone(),
+            log.new(o!("actor" => "LogWriter")),
+        ),
+    );
+    applier.run(
+        &arbiters.applier,
+        Applier::new(
+            cores.machine,
+            applier_links,
+            view.clone(),
+            compaction,
+            slow_apply,
+            clock,
+            metrics.clone(),
+            log.new(o!("actor" => "Applier")),
+        ),
+    );
+    lease_keeper.run(
+        &arbiters.others,
+        LeaseKeeper::new(
+            cores.leases,
+            raft_node.address.clone().recipient(),
+            raft_node.address.clone().recipient(),
+            request_timeout,
+            clock,
+            metrics.clone(),
+            log.new(o!("actor" => "LeaseKeeper")),
+        ),
+    );
+    watch_hub.run(
+        &arbiters.others,
+        WatchHub::new(cores.hub, view.clone(), clock, metrics.clone(), log.new(o!("actor" => "WatchHub"))),
+    );
+    peer_links.run(&arbiters.others, PeerLinks::new(metrics.clone()));
+    snapshotter.run(
+        &arbiters.others,
+        Snapshotter::new(
+            cores.snapshots,
+            cores.snapshot_policy,
+            snapshotter_links,
+            purger,
+            clock,
+            log.new(o!("actor" => "Snapshotter")),
+        ),
+    );
+    raft_node.run(
+        &arbiters.raft_node,
+        RaftNode::new(
+            cores.node,
+            raft_links,
+            clock,
+            status.clone(),
+            metrics,
+            log.new(o!("actor" => "RaftNode")),
+        ),
+    );
+
+    let cast = Cast::new(addresses, view, status, identity, limits);
+    Ok((cast, Running { system, thread: Some(thread), _ticker: ticker }))
+}
+
+struct Arbiters {
+    raft_node: actix::ArbiterHandle,
+    log_writer: actix::ArbiterHandle,
+    applier: actix::ArbiterHandle,
+    others: actix::ArbiterHandle,
+}
+
+/// An actix System on a thread of its own, and its arbiters. Arbiters can only be made on that thread.
+fn threads(placement: Placement) -> std::io::Result<(System, Arbiters, std::thread::JoinHandle<()>)> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let thread = std::thread::Builder::new().name("cast".into()).spawn(move || {
+        let runner = System::new();
+        let system = System::current();
+        let own = system.arbiter().clone();
+        let arbiter = || match placement {
+            Placement::Spread => Arbiter::new().handle(),
+            Placement::OneThread => own.clone(),
+        };
+        let arbiters =
+            Arbiters { raft_node: arbiter(), log_writer: arbiter(), applier: arbiter(), others: own.clone() };
+        let _ = sender.send((system, arbiters));
+        // Ends with System::stop; the code it returns is ours and means nothing.
+        let _ = runner.run();
+    })?;
+    let (system, arbiters) =
+        receiver.recv().map_err(|_| std::io::Error::other("the thread of the actors ended while starting"))?;
+    Ok((system, arbiters, thread))
+}
