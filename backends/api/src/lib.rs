@@ -8,10 +8,14 @@
 //! index found inside), but it may never lose part of a batch, and never a batch older than one it kept.
 
 mod batch;
+#[cfg(feature = "contract")]
+pub mod contract;
 mod error;
+mod row_key;
 
 pub use batch::{Op, WriteBatch};
 pub use error::{BackendError, OpenError};
+pub use row_key::RowKey;
 
 use bytes::Bytes;
 use std::ops::ControlFlow;
@@ -65,17 +69,20 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Visits rows with `from <= key < to` in ascending order of bytes, until `visit` breaks. `to` empty means the end of the
     /// table. Rows written while the scan runs may or may not be seen; rows that were there before and stay are seen.
+    /// `visit` may read the backend, but not write it.
     fn scan(&self, table: Table, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), BackendError>;
 
     /// Makes every batch written before the call durable. `memory` does nothing.
     fn flush(&self) -> Result<(), BackendError>;
 
-    /// The row as a crash at this moment would leave it: `None` where it was never flushed. Never newer than what is on disk.
+    /// The row as a crash at this moment would leave it: `None` where it was never flushed. Never newer than what is on disk,
+    /// but it may be older: sled answers for [`Table::Meta`] only, with what the last but one flush made durable.
     fn durable(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, BackendError>;
 
     fn size(&self) -> Result<Size, BackendError>;
 
-    /// Gives the space of deleted rows of `table` back, as far as that goes without holding up writers or readers.
+    /// Gives the space of deleted rows of `table` back, as far as that goes without holding up writers or readers. Returns
+    /// when it is done, which may take minutes: call it from a thread of its own.
     fn reclaim(&self, table: Table) -> Result<(), BackendError>;
 
     /// Errors the engine met in its own threads since the last call. Any error here ends the process.
