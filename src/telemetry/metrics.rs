@@ -4,11 +4,11 @@
 //!   actors, edge ──inc / set / observe──▶ Metrics (one Arc, fields by name) ──render──▶ GET /metrics
 //!                                          /proc ──when rendered──┘
 //! ```
-//! - [`families`]: the plain ones, as a table of names.
-//! - [`grpc`]: one row per RPC, an array index away.
-//! - [`requests`]: histograms by kind of request and outcome.
-//! - [`clients`]: requests by the version of the client.
-//! - [`process`]: what the kernel knows about this process.
+//! - `families`: the plain ones, as a table of names.
+//! - `grpc`: one row per RPC, an array index away.
+//! - `requests`: histograms by kind of request and outcome.
+//! - `clients`: requests by the version of the client.
+//! - `process`: what the kernel knows about this process.
 //!
 //! On the way of a request nothing is looked up by name: whoever counts holds the counter. Families with labels appear
 //! once they are first used, as in etcd; those of gRPC are there from the start.
@@ -85,6 +85,10 @@ impl Metrics {
     #[must_use]
     pub fn new(level: MetricsLevel) -> Self {
         let registry = Registry::new();
+        let handler = HandlerMetrics::register(&registry);
+        for code in ["200", "500", "503"] {
+            handler.requests_total.with_label_values(&[code]);
+        }
         Self(Arc::new(Families {
             server: ServerMetrics::register(&registry),
             health: HealthMetrics::register(&registry),
@@ -100,7 +104,7 @@ impl Metrics {
             clients: ClientVersions::register(&registry),
             requests: RequestMetrics::register(&registry),
             _proxy: ProxyMetrics::register(&registry),
-            handler: HandlerMetrics::register(&registry),
+            handler,
             process: ProcessMetrics::register(&registry),
             registry,
         }))

@@ -42,7 +42,8 @@ const MILLION: u32 = 1_000_000;
 const SPANS_QUEUED_MAX: usize = 16_384;
 const BATCH_DELAY: Duration = Duration::from_secs(1);
 const EXPORT_LIMIT: Duration = Duration::from_secs(10);
-const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
+/// Short: an absent collector must not hold up a restart.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(2);
 
 /// The `--distributed-tracing-*` flags.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,7 +157,7 @@ impl Tracing {
         self.tracer.clone()
     }
 
-    /// Sends what is queued, waiting a few seconds at most. Spans that end later are dropped. Blocks: not for async code.
+    /// Sends what is queued, waiting two seconds at most. Spans that end later are dropped. Blocks: not for async code.
     pub fn shutdown(self) {
         if let Some(Running { provider, stop, runtime }) = self.running {
             // Failed exports were reported one by one; there is nothing more to do about them.

@@ -38,8 +38,8 @@ pub(super) fn with_line(
     values: &OwnedKVList,
     write: impl FnOnce(&str),
 ) {
-    // Taken out rather than borrowed: a field's `Display` may log in its turn.
-    let mut buffers = BUFFERS.with(RefCell::take);
+    // Taken out rather than borrowed: a field's `Display` may log in its turn. An ending thread has no buffers left.
+    let mut buffers = BUFFERS.try_with(RefCell::take).unwrap_or_default();
     let Buffers { line, fields } = &mut buffers;
     line.clear();
     fields.collect(record, values);
@@ -50,7 +50,7 @@ pub(super) fn with_line(
     // Built from `str` pieces only; were that ever wrong, a mangled line is better than none.
     write(&String::from_utf8_lossy(line));
     if line.capacity() + fields.bytes.capacity() <= KEPT_BYTES_MAX {
-        BUFFERS.with(|kept| kept.replace(buffers));
+        let _ = BUFFERS.try_with(|kept| kept.replace(buffers));
     }
 }
 

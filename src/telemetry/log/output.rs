@@ -3,9 +3,9 @@
 //! A line that an output refuses is lost for that output: there is nobody left to tell. `default` is standard error,
 //! or the journal for a process that systemd itself started.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::sync::{Mutex, PoisonError};
 
@@ -37,7 +37,12 @@ impl Outputs {
         if has("/dev/null") {
             return Ok(Self(Mutex::default()));
         }
-        let outputs = names.iter().map(|name| Output::open(name)).collect::<Result<Vec<_>, _>>()?;
+        if names.is_empty() {
+            return Ok(Self(Mutex::new(vec![Output::open("default")?])));
+        }
+        // Named twice is written once.
+        let names: BTreeSet<&String> = names.iter().collect();
+        let outputs = names.into_iter().map(|name| Output::open(name)).collect::<Result<_, _>>()?;
         Ok(Self(Mutex::new(outputs)))
     }
 
@@ -62,7 +67,6 @@ impl Output {
             path => OpenOptions::new()
                 .append(true)
                 .create(true)
-                .mode(0o600)
                 .open(path)
                 .map(Self::File)
                 .map_err(|source| LogError::Open { path: path.to_owned(), source }),
