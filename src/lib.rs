@@ -4,3 +4,4 @@
 
 pub mod ids;
 pub mod telemetry;
+pub mod watch;

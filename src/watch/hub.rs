@@ -1,0 +1,706 @@
+//! The core itself: where each watcher is, and what moves it from one place to another.
+
+use super::catch_up::{CatchUpBatch, Cohort, CohortMember, Outcome, Source, Waiting, WatcherRef};
+use super::interests::{DeliveryLimits, Interests, Member, Place};
+use super::ranges::next_random;
+use super::recent::Recent;
+use super::reply::{NO_WATCH_ID, Reply, ReplyBody};
+use super::stream::{StreamId, Streams};
+use super::{Changes, Delivery, Filters, NewWatch, Refusal, Selector};
+use crate::ids::Revision;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the hub is told.
+#[derive(Debug)]
+pub enum Input {
+    /// Before anything else about a stream.
+    OpenStream {
+        stream: StreamId,
+    },
+    /// Forget the stream and all its watchers.
+    CloseStream {
+        stream: StreamId,
+    },
+    OpenWatch {
+        stream: StreamId,
+        watch: NewWatch,
+    },
+    /// The edge found a create request wanting; the refusal takes its turn among the stream's replies.
+    RefuseWatch {
+        stream: StreamId,
+        refusal: Refusal,
+    },
+    /// `reason` is empty if the client asked, else what it is to be told.
+    CancelWatch {
+        stream: StreamId,
+        watch_id: i64,
+        reason: String,
+    },
+    RequestProgress {
+        stream: StreamId,
+    },
+    /// Replies that were charged with so many bytes went out to the client.
+    StreamDrained {
+        stream: StreamId,
+        bytes: usize,
+    },
+    /// Consecutive revisions, each whole.
+    StoreChanged {
+        changes: Arc<[Changes]>,
+    },
+    /// The store was replaced as a whole, by a snapshot: what happened in between has to be read from it.
+    StoreReplaced {
+        revision: Revision,
+        compacted: Revision,
+    },
+    /// History below `revision` is gone.
+    Compacted {
+        revision: Revision,
+    },
+    CaughtUp(CatchUpBatch),
+    /// Time passes.
+    Tick,
+}
+
+/// What the hub wants done, in this order.
+#[derive(Debug)]
+pub enum Effect {
+    Reply {
+        stream: StreamId,
+        reply: Reply,
+    },
+    /// Read history and sift it, elsewhere, then hand the batch back. Each cohort must be answered.
+    CatchUp(Arc<Cohort>),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// What a stream may have queued.
+    pub stream_bytes_max: usize,
+    /// What it may have queued once all streams together have more than `pressure_bytes` above that. The edge gives
+    /// credits back in portions of at most a quarter of it.
+    pub stream_bytes_min: usize,
+    pub pressure_bytes: usize,
+    pub watchers_per_stream_max: usize,
+    /// Reads of history at the same time.
+    pub reads_max: usize,
+    /// Revisions in one read, and in one response.
+    pub chunk_revisions: i64,
+    /// Responses with events of more than one revision stay below it.
+    pub delivery_bytes_max: usize,
+    /// What is kept of the newest changes.
+    pub recent_revisions: usize,
+    pub recent_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            stream_bytes_max: 1 << 20,
+            stream_bytes_min: 64 << 10,
+            pressure_bytes: 32 << 20,
+            watchers_per_stream_max: 1_000_000,
+            reads_max: 4,
+            chunk_revisions: 1_000,
+            delivery_bytes_max: 1 << 20,
+            recent_revisions: 1_024,
+            recent_bytes: 4 << 20,
+        }
+    }
+}
+
+/// For metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    pub streams: usize,
+    pub watchers: usize,
+    /// Watchers that are not in sync.
+    pub lagging: usize,
+    /// Events handed to streams since the start, counted once for each watcher.
+    pub events_total: u64,
+}
+
+enum State {
+    InSync(Place),
+    /// For its turn to be read for.
+    Waiting {
+        next: Revision,
+    },
+    /// Its cohort is on its way.
+    Reading,
+    /// For its stream to take more.
+    Parked {
+        next: Revision,
+    },
+}
+
+struct Watcher {
+    serial: u64,
+    stream: StreamId,
+    watch_id: i64,
+    selector: Selector,
+    filters: Filters,
+    prev_kv: bool,
+    fragment: bool,
+    /// No event since the last look at progress.
+    quiet: bool,
+    /// As the client asked for it; 0 if it did not.
+    start: Revision,
+    state: State,
+}
+
+pub struct Hub {
+    limits: Limits,
+    /// Every change up to here has been seen.
+    revision: Revision,
+    compacted: Revision,
+    streams: Streams,
+    watchers: Vec<Option<Watcher>>,
+    free: Vec<u32>,
+    next_serial: u64,
+    interests: Interests,
+    waiting: Waiting,
+    /// Parked watchers of all streams, by their next revision.
+    parked: BTreeSet<(Revision, u32)>,
+    /// In-sync watchers whose start revision has not been reached.
+    future: BTreeSet<(Revision, u32)>,
+    reading: BTreeMap<u64, Arc<Cohort>>,
+    next_cohort: u64,
+    recent: Recent,
+    progress_interval: Duration,
+    progress_due: BTreeSet<(Duration, StreamId)>,
+    random: u64,
+    lagging: usize,
+    events_total: u64,
+}
+
+impl Hub {
+    /// `revision` and `compacted` are those of the store at the start. The seed decides the jitter of progress reports.
+    pub fn new(
+        limits: Limits,
+        progress_interval: Duration,
+        seed: u64,
+        revision: Revision,
+        compacted: Revision,
+    ) -> Self {
+        assert!(limits.stream_bytes_min <= limits.stream_bytes_max);
+        assert!(limits.reads_max > 0);
+        assert!(limits.chunk_revisions > 0);
+        Self {
+            limits,
+            revision,
+            compacted,
+            streams: Streams::new(limits),
+            watchers: Vec::new(),
+            free: Vec::new(),
+            next_serial: 0,
+            interests: Interests::new(seed),
+            waiting: Waiting::default(),
+            parked: BTreeSet::new(),
+            future: BTreeSet::new(),
+            reading: BTreeMap::new(),
+            next_cohort: 0,
+            recent: Recent::new(limits.recent_revisions, limits.recent_bytes),
+            progress_interval,
+            progress_due: BTreeSet::new(),
+            random: seed,
+            lagging: 0,
+            events_total: 0,
+        }
+    }
+
+    pub fn stats(&self) -> Stats {
+        Stats {
+            streams: self.streams.len(),
+            watchers: self.watchers.len() - self.free.len(),
+            lagging: self.lagging,
+            events_total: self.events_total,
+        }
+    }
+
+    /// `now` is the time since an arbitrary start and never goes back.
+    pub fn step(&mut self, now: Duration, input: Input, effects: &mut Vec<Effect>) {
+        match input {
+            Input::OpenStream { stream } => self.open_stream(now, stream),
+            Input::CloseStream { stream } => self.close_stream(stream),
+            Input::OpenWatch { stream, watch } => self.open_watch(stream, watch, effects),
+            Input::RefuseWatch { stream, refusal } => self.refuse(stream, refusal, effects),
+            Input::CancelWatch { stream, watch_id, reason } => self.cancel_watch(stream, watch_id, reason, effects),
+            Input::RequestProgress { stream } => self.request_progress(stream, effects),
+            Input::StreamDrained { stream, bytes } => self.stream_drained(stream, bytes, effects),
+            Input::StoreChanged { changes } => self.store_changed(changes, effects),
+            Input::StoreReplaced { revision, compacted } => self.store_replaced(revision, compacted, effects),
+            Input::Compacted { revision } => self.compacted(revision, effects),
+            Input::CaughtUp(batch) => self.caught_up(batch, effects),
+            Input::Tick => self.tick(now, effects),
+        }
+        self.start_reads(effects);
+    }
+
+    // ---- What clients want ----
+
+    fn open_stream(&mut self, now: Duration, stream: StreamId) {
+        let tenth = self.progress_interval.as_nanos() as u64 / 10;
+        let jitter = if tenth == 0 { 0 } else { next_random(&mut self.random) % tenth };
+        let period = self.progress_interval + Duration::from_nanos(jitter);
+        self.streams.open(stream, period, now + period);
+        self.progress_due.insert((now + period, stream));
+    }
+
+    fn close_stream(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let due = (stream.progress_due, id);
+        let watchers = std::mem::take(&mut stream.watchers);
+        for slot in watchers.into_values().flatten() {
+            self.remove(slot);
+        }
+        self.progress_due.remove(&due);
+        self.streams.close(id);
+    }
+
+    fn open_watch(&mut self, id: StreamId, new: NewWatch, effects: &mut Vec<Effect>) {
+        let revision = self.revision;
+        // A request that was under way when its stream closed.
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        if new.watch_id != 0 && stream.watchers.contains_key(&new.watch_id) {
+            return self.refuse(id, Refusal::DuplicateId, effects);
+        }
+        if stream.alive >= self.limits.watchers_per_stream_max {
+            return self.refuse(id, Refusal::TooManyWatchers, effects);
+        }
+        let watch_id = match new.watch_id {
+            0 => {
+                while stream.watchers.contains_key(&stream.next_watch_id) {
+                    stream.next_watch_id += 1;
+                }
+                stream.next_watch_id += 1;
+                stream.next_watch_id - 1
+            }
+            given => given,
+        };
+        if new.progress_notify {
+            stream.notified.insert(watch_id);
+        }
+        stream.alive += 1;
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.watchers.push(None);
+            (self.watchers.len() - 1) as u32
+        });
+        stream.watchers.insert(watch_id, Some(slot));
+        self.next_serial += 1;
+        let start = new.start_revision.unwrap_or(Revision(0));
+        let next = if start == Revision(0) { after(revision) } else { start };
+        self.watchers[slot as usize] = Some(Watcher {
+            serial: self.next_serial,
+            stream: id,
+            watch_id,
+            selector: new.selector,
+            filters: new.filters,
+            prev_kv: new.prev_kv,
+            fragment: new.fragment,
+            quiet: true,
+            start,
+            state: State::Reading,
+        });
+        self.count_lagging(id, true);
+        self.streams.push(id, Reply { watch_id, revision, body: ReplyBody::Created }, effects);
+        if next > revision {
+            self.bring_in_sync(slot, next);
+        } else {
+            self.fall_behind(slot, next, effects);
+        }
+    }
+
+    fn refuse(&mut self, stream: StreamId, refusal: Refusal, effects: &mut Vec<Effect>) {
+        let body = ReplyBody::Refused(refusal);
+        self.streams.push(stream, Reply { watch_id: NO_WATCH_ID, revision: self.revision, body }, effects);
+    }
+
+    fn cancel_watch(&mut self, id: StreamId, watch_id: i64, reason: String, effects: &mut Vec<Effect>) {
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        match stream.watchers.remove(&watch_id) {
+            None => return,
+            Some(None) if !reason.is_empty() => {
+                stream.watchers.insert(watch_id, None);
+                return;
+            }
+            Some(None) => {}
+            Some(Some(slot)) => {
+                if !reason.is_empty() {
+                    stream.watchers.insert(watch_id, None);
+                }
+                self.remove(slot);
+            }
+        }
+        let body = ReplyBody::Canceled { reason };
+        self.streams.push(id, Reply { watch_id, revision: self.revision, body }, effects);
+    }
+
+    /// Answers only if the answer is true now. One that came later would be as true, but clients do not expect it.
+    fn request_progress(&mut self, id: StreamId, effects: &mut Vec<Effect>) {
+        let Some(stream) = self.streams.get(id) else { return };
+        if stream.alive > 0 && stream.lagging == 0 && stream.future == 0 && self.streams.has_room(id) {
+            let reply = Reply { watch_id: NO_WATCH_ID, revision: self.revision, body: ReplyBody::Progress };
+            self.streams.push(id, reply, effects);
+        }
+    }
+
+    fn stream_drained(&mut self, id: StreamId, bytes: usize, effects: &mut Vec<Effect>) {
+        self.streams.drained(id, bytes);
+        if !self.streams.has_recovered(id) {
+            return;
+        }
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        for slot in std::mem::take(&mut stream.parked) {
+            let Some(Watcher { state: State::Parked { next }, .. }) = self.watchers[slot as usize] else { continue };
+            self.parked.remove(&(next, slot));
+            self.fall_behind(slot, next, effects);
+        }
+    }
+
+    fn tick(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        while let Some(&(due, id)) = self.progress_due.first()
+            && due <= now
+        {
+            self.progress_due.pop_first();
+            let Some(stream) = self.streams.get_mut(id) else { continue };
+            stream.progress_due = now + stream.progress_period;
+            self.progress_due.insert((stream.progress_due, id));
+            let slots: Vec<u32> = stream
+                .notified
+                .iter()
+                .filter_map(|watch_id| stream.watchers.get(watch_id).copied().flatten())
+                .collect();
+            for slot in slots {
+                let Some(watcher) = self.watchers[slot as usize].as_mut() else { continue };
+                let in_sync = matches!(watcher.state, State::InSync(_)) && watcher.start <= self.revision;
+                let quiet = std::mem::replace(&mut watcher.quiet, true);
+                if quiet && in_sync && self.streams.has_room(id) {
+                    let watch_id = watcher.watch_id;
+                    let reply = Reply { watch_id, revision: self.revision, body: ReplyBody::Progress };
+                    self.streams.push(id, reply, effects);
+                }
+            }
+        }
+    }
+
+    // ---- What happens to the store ----
+
+    fn store_changed(&mut self, changes: Arc<[Changes]>, effects: &mut Vec<Effect>) {
+        let (Some(first), Some(last)) = (changes.first(), changes.last()) else { return };
+        let (first, last) = (first.revision, last.revision);
+        if last <= self.revision {
+            return;
+        }
+        if first > after(self.revision) {
+            // Changes are missing here, but not in storage.
+            return self.store_replaced(last, self.compacted, effects);
+        }
+        let from = after(self.revision);
+        self.revision = last;
+        let mut full: Vec<(u32, Revision)> = Vec::new();
+        let Self { interests, watchers, streams, events_total, .. } = self;
+        interests.deliver(std::slice::from_ref(&changes), from, delivery_limits(&self.limits), |slot, delivery| {
+            let Some(watcher) = watchers[slot as usize].as_mut() else { return ControlFlow::Break(()) };
+            let sent = send(watcher, delivery, streams, events_total, effects);
+            if sent.is_break() {
+                full.push((slot, delivery.first()));
+            }
+            sent
+        });
+        self.recent.push(changes);
+        for (slot, next) in full {
+            self.leave_sync(slot);
+            self.fall_behind(slot, next, effects);
+        }
+        self.reach_future();
+    }
+
+    fn store_replaced(&mut self, revision: Revision, compacted: Revision, effects: &mut Vec<Effect>) {
+        let next = after(self.revision);
+        self.recent.clear();
+        if revision > self.revision {
+            self.revision = revision;
+            for slot in 0..self.watchers.len() as u32 {
+                let Some(watcher) = &self.watchers[slot as usize] else { continue };
+                let next = next.max(watcher.start);
+                if matches!(watcher.state, State::InSync(_)) && next <= revision {
+                    self.leave_sync(slot);
+                    self.fall_behind(slot, next, effects);
+                }
+            }
+            self.reach_future();
+        }
+        self.compacted(compacted, effects);
+    }
+
+    fn compacted(&mut self, compacted: Revision, effects: &mut Vec<Effect>) {
+        if compacted <= self.compacted {
+            return;
+        }
+        self.compacted = compacted;
+        let below = before(compacted);
+        for slot in self.waiting.take(Revision(i64::MIN), below) {
+            self.drop_compacted(slot, effects);
+        }
+        while let Some(&(next, slot)) = self.parked.first()
+            && next <= below
+        {
+            self.drop_compacted(slot, effects);
+        }
+    }
+
+    /// Watchers that asked for a revision to come are ordinary ones once it is there.
+    fn reach_future(&mut self) {
+        while let Some(&(start, slot)) = self.future.first()
+            && start <= self.revision
+        {
+            self.future.pop_first();
+            let id = self.watchers[slot as usize].as_ref().map(|watcher| watcher.stream);
+            if let Some(stream) = id.and_then(|id| self.streams.get_mut(id)) {
+                stream.future -= 1;
+            }
+        }
+    }
+
+    // ---- Catching up ----
+
+    fn caught_up(&mut self, batch: CatchUpBatch, effects: &mut Vec<Effect>) {
+        let Some(cohort) = self.reading.remove(&batch.cohort) else { return };
+        match batch.outcome {
+            Outcome::Compacted { compacted } => {
+                self.compacted(compacted, effects);
+                for member in &cohort.members {
+                    if self.is_reading(member.watcher) {
+                        self.fall_behind(member.watcher.slot, member.next, effects);
+                    }
+                }
+            }
+            Outcome::Read { through, deliveries } => {
+                assert_eq!(deliveries.len(), cohort.members.len());
+                assert!(through <= cohort.to);
+                let mut rest = Vec::new();
+                for (member, deliveries) in cohort.members.iter().zip(deliveries) {
+                    if !self.is_reading(member.watcher) {
+                        continue;
+                    }
+                    let slot = member.watcher.slot;
+                    let next = member.next.max(after(through));
+                    match self.send_all(slot, &deliveries, effects) {
+                        Some(unsent) => self.fall_behind(slot, unsent, effects),
+                        None if next > self.revision => self.bring_in_sync(slot, next),
+                        None => rest.push((slot, next)),
+                    }
+                }
+                self.catch_up_from_memory(rest, effects);
+            }
+        }
+    }
+
+    /// The last step into sync: what happened while history was read. Done here and now, or the next read would find that
+    /// still more has happened.
+    fn catch_up_from_memory(&mut self, watchers: Vec<(u32, Revision)>, effects: &mut Vec<Effect>) {
+        let Some(from) = watchers.iter().map(|(_, next)| *next).min() else { return };
+        let Some(slices) = self.recent.since(from) else {
+            for (slot, next) in watchers {
+                self.fall_behind(slot, next, effects);
+            }
+            return;
+        };
+        let mut interests = Interests::new(next_random(&mut self.random));
+        for (number, &(slot, from)) in watchers.iter().enumerate() {
+            let Some(watcher) = &self.watchers[slot as usize] else { continue };
+            interests.join(&watcher.selector, Member { watcher: number as u32, from, filters: watcher.filters });
+        }
+        let mut unsent: Vec<Option<Revision>> = vec![None; watchers.len()];
+        let Self { watchers: slots, streams, events_total, .. } = self;
+        interests.deliver(&slices, from, delivery_limits(&self.limits), |number, delivery| {
+            let number = number as usize;
+            let Some(watcher) = slots[watchers[number].0 as usize].as_mut() else { return ControlFlow::Break(()) };
+            let sent = send(watcher, delivery, streams, events_total, effects);
+            if sent.is_break() {
+                unsent[number] = Some(delivery.first());
+            }
+            sent
+        });
+        for ((slot, next), unsent) in watchers.into_iter().zip(unsent) {
+            match unsent {
+                Some(unsent) => self.fall_behind(slot, unsent, effects),
+                None => self.bring_in_sync(slot, next.max(after(self.revision))),
+            }
+        }
+    }
+
+    fn start_reads(&mut self, effects: &mut Vec<Effect>) {
+        while self.reading.len() < self.limits.reads_max
+            && let Some(from) = self.waiting.first()
+        {
+            let (to, source) = match self.recent.since(from) {
+                Some(slices) => (self.revision, Source::Memory(slices)),
+                None => {
+                    let chunk_end = Revision(from.0.saturating_add(self.limits.chunk_revisions - 1));
+                    (self.revision.min(chunk_end), Source::Storage)
+                }
+            };
+            let mut members = Vec::new();
+            for slot in self.waiting.take(from, to) {
+                let Some(watcher) = self.watchers[slot as usize].as_mut() else { continue };
+                let State::Waiting { next } = watcher.state else { continue };
+                watcher.state = State::Reading;
+                members.push(CohortMember {
+                    watcher: WatcherRef { slot, serial: watcher.serial },
+                    selector: watcher.selector.clone(),
+                    filters: watcher.filters,
+                    next,
+                });
+            }
+            self.next_cohort += 1;
+            let number = self.next_cohort;
+            let seed = next_random(&mut self.random);
+            let limits = delivery_limits(&self.limits);
+            let cohort = Arc::new(Cohort { number, members, limits, seed, from, to, source });
+            self.reading.insert(number, cohort.clone());
+            effects.push(Effect::CatchUp(cohort));
+        }
+    }
+
+    fn is_reading(&self, watcher: WatcherRef) -> bool {
+        self.watchers[watcher.slot as usize]
+            .as_ref()
+            .is_some_and(|it| it.serial == watcher.serial && matches!(it.state, State::Reading))
+    }
+
+    /// Answers the revision of the first delivery that found no room.
+    fn send_all(&mut self, slot: u32, deliveries: &[Arc<Delivery>], effects: &mut Vec<Effect>) -> Option<Revision> {
+        let watcher = self.watchers[slot as usize].as_mut()?;
+        let Self { streams, events_total, .. } = self;
+        let mut sent =
+            deliveries.iter().map(|delivery| (delivery, send(watcher, delivery, streams, events_total, effects)));
+        sent.find(|(_, sent)| sent.is_break()).map(|(delivery, _)| delivery.first())
+    }
+
+    // ---- Places ----
+
+    /// From nowhere into the index: `next` is not in the past.
+    fn bring_in_sync(&mut self, slot: u32, next: Revision) {
+        debug_assert!(next > self.revision);
+        let Some(watcher) = self.watchers[slot as usize].as_mut() else { return };
+        let member = Member { watcher: slot, from: next, filters: watcher.filters };
+        watcher.state = State::InSync(self.interests.join(&watcher.selector, member));
+        let (id, start) = (watcher.stream, watcher.start);
+        self.count_lagging(id, false);
+        if start > self.revision {
+            self.future.insert((start, slot));
+            if let Some(stream) = self.streams.get_mut(id) {
+                stream.future += 1;
+            }
+        }
+    }
+
+    /// Out of the index to nowhere.
+    fn leave_sync(&mut self, slot: u32) {
+        let Some(watcher) = self.watchers[slot as usize].as_mut() else { return };
+        let State::InSync(place) = std::mem::replace(&mut watcher.state, State::Reading) else { return };
+        let (id, start) = (watcher.stream, watcher.start);
+        if let Some(moved) = self.interests.leave(place)
+            && let Some(moved) = self.watchers[moved as usize].as_mut()
+        {
+            moved.state = State::InSync(place);
+        }
+        if self.future.remove(&(start, slot))
+            && let Some(stream) = self.streams.get_mut(id)
+        {
+            stream.future -= 1;
+        }
+        self.count_lagging(id, true);
+    }
+
+    /// From nowhere to where history is waited for.
+    fn fall_behind(&mut self, slot: u32, next: Revision, effects: &mut Vec<Effect>) {
+        if next < self.compacted {
+            return self.drop_compacted(slot, effects);
+        }
+        let Some(watcher) = self.watchers[slot as usize].as_mut() else { return };
+        if self.streams.has_room(watcher.stream) {
+            watcher.state = State::Waiting { next };
+            self.waiting.add(next, slot);
+        } else {
+            watcher.state = State::Parked { next };
+            self.parked.insert((next, slot));
+            if let Some(stream) = self.streams.get_mut(watcher.stream) {
+                stream.parked.insert(slot);
+            }
+        }
+    }
+
+    fn drop_compacted(&mut self, slot: u32, effects: &mut Vec<Effect>) {
+        let Some((id, watch_id)) = self.remove(slot) else { return };
+        if let Some(stream) = self.streams.get_mut(id) {
+            stream.watchers.insert(watch_id, None);
+        }
+        let body = ReplyBody::Compacted { compacted: self.compacted };
+        self.streams.push(id, Reply { watch_id, revision: Revision(0), body }, effects);
+    }
+
+    /// From wherever it is to nothing. Its watch id stays with the stream.
+    fn remove(&mut self, slot: u32) -> Option<(StreamId, i64)> {
+        self.leave_sync(slot);
+        let watcher = self.watchers[slot as usize].take()?;
+        self.free.push(slot);
+        match watcher.state {
+            State::InSync(_) | State::Reading => {}
+            State::Waiting { next } => self.waiting.remove(next, slot),
+            State::Parked { next } => {
+                self.parked.remove(&(next, slot));
+            }
+        }
+        self.count_lagging(watcher.stream, false);
+        if let Some(stream) = self.streams.get_mut(watcher.stream) {
+            stream.alive -= 1;
+            stream.parked.remove(&slot);
+            stream.notified.remove(&watcher.watch_id);
+        }
+        Some((watcher.stream, watcher.watch_id))
+    }
+
+    fn count_lagging(&mut self, id: StreamId, more: bool) {
+        let change = |count: usize| if more { count + 1 } else { count - 1 };
+        self.lagging = change(self.lagging);
+        if let Some(stream) = self.streams.get_mut(id) {
+            stream.lagging = change(stream.lagging);
+        }
+    }
+}
+
+/// Breaks, and sends nothing, if the stream is full.
+fn send(
+    watcher: &mut Watcher,
+    delivery: &Arc<Delivery>,
+    streams: &mut Streams,
+    events_total: &mut u64,
+    effects: &mut Vec<Effect>,
+) -> ControlFlow<()> {
+    if !streams.has_room(watcher.stream) {
+        return ControlFlow::Break(());
+    }
+    watcher.quiet = false;
+    *events_total += delivery.events().len() as u64;
+    let body = ReplyBody::Events { delivery: delivery.clone(), prev_kv: watcher.prev_kv, fragment: watcher.fragment };
+    streams.push(watcher.stream, Reply { watch_id: watcher.watch_id, revision: delivery.last(), body }, effects);
+    ControlFlow::Continue(())
+}
+
+fn delivery_limits(limits: &Limits) -> DeliveryLimits {
+    DeliveryLimits { bytes_max: limits.delivery_bytes_max, revisions_max: limits.chunk_revisions as usize }
+}
+
+fn after(revision: Revision) -> Revision {
+    Revision(revision.0.saturating_add(1))
+}
+
+fn before(revision: Revision) -> Revision {
+    Revision(revision.0.saturating_sub(1))
+}
