@@ -36,7 +36,7 @@ const REQUEST_BYTES_MAX: usize = 256 << 20;
 const APPLY_BACKLOG_MAX: u64 = 5_000;
 
 /// Why a request got no answer. `api::status` knows the code and the text of each.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum RequestError {
     #[error(transparent)]
     Raft(#[from] RaftError),
@@ -92,10 +92,16 @@ impl<T> Published<T> {
 /// The answer channel of one write, with its place among the writes under way.
 pub struct Reply {
     sender: oneshot::Sender<Result<Outcome, RequestError>>,
-    _place: Place,
+    /// `None` for what the member asks of itself.
+    _place: Option<Place>,
 }
 
 impl Reply {
+    /// For a request that takes nobody's place: the member's own, or a test's.
+    pub fn internal(sender: oneshot::Sender<Result<Outcome, RequestError>>) -> Self {
+        Reply { sender, _place: None }
+    }
+
     /// The client may have gone; then nobody needs the answer.
     pub fn send(self, outcome: Result<Outcome, RequestError>) {
         let _ = self.sender.send(outcome);
@@ -228,7 +234,7 @@ impl Cast {
         self.0.addresses.raft_node.do_send(Propose {
             data: data.into(),
             kind: EntryType::EntryNormal,
-            reply: Reply { sender, _place: place },
+            reply: Reply { sender, _place: Some(place) },
             span,
         });
         answer.await.unwrap_or(Err(RequestError::Stopped))

@@ -1,0 +1,244 @@
+//! What is measured. Each group starts with an empty server.
+
+use crate::h2load;
+use crate::server::{Server, now};
+use crate::table::Figure;
+use crate::{Effort, Error};
+use castd_proto::etcdserverpb as pb;
+use castd_proto::etcdserverpb::kv_client::KvClient;
+use castd_proto::etcdserverpb::lease_client::LeaseClient;
+use castd_proto::etcdserverpb::watch_client::WatchClient;
+use castd_proto::etcdserverpb::{request_op, watch_request};
+use std::pin::Pin;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+type Figures = Vec<(Figure, f64)>;
+type Running<'a> = Pin<Box<dyn Future<Output = Result<Figures, Error>> + 'a>>;
+
+pub struct Case {
+    pub name: &'static str,
+    pub run: for<'a> fn(&'a mut Server, &'a Effort) -> Running<'a>,
+}
+
+macro_rules! case {
+    ($name:literal, $run:expr) => {
+        Case { name: $name, run: |server, effort| Box::pin($run(server, effort)) }
+    };
+}
+
+pub const GROUPS: &[&[Case]] = &[
+    &[
+        case!("put-1", async |s: &mut Server, e: &Effort| put(s, e, 1, 5_000.0)),
+        case!("put-64", async |s: &mut Server, e: &Effort| put(s, e, 64, 200_000.0)),
+        case!("put-1000", async |s: &mut Server, e: &Effort| put(s, e, 1_000, 200_000.0)),
+        case!("range-1", async |s: &mut Server, e: &Effort| range(s, e, 1, 20_000.0, false)),
+        case!("range-64", async |s: &mut Server, e: &Effort| range(s, e, 64, 200_000.0, false)),
+        case!("range-1000", async |s: &mut Server, e: &Effort| range(s, e, 1_000, 200_000.0, false)),
+        case!("serializable-1", async |s: &mut Server, e: &Effort| range(s, e, 1, 20_000.0, true)),
+        case!("serializable-64", async |s: &mut Server, e: &Effort| range(s, e, 64, 200_000.0, true)),
+        case!("serializable-1000", async |s: &mut Server, e: &Effort| range(s, e, 1_000, 200_000.0, true)),
+        case!("txn-64", async |s: &mut Server, e: &Effort| txn(s, e, 64, 100_000.0)),
+    ],
+    &[case!("watch-1000", watch), case!("keepalive", keep_alive)],
+    &[case!("load", load), case!("memory", memory), case!("restart", restart)],
+];
+
+/// 8 bytes.
+const KEY: &[u8] = b"bench/ky";
+
+fn value() -> Vec<u8> {
+    vec![b'v'; 256]
+}
+
+fn scaled(effort: &Effort, count: f64) -> u64 {
+    (count * effort.scale) as u64
+}
+
+fn figures(run: &h2load::Run) -> Figures {
+    vec![(Figure::PerSecond, run.requests_per_second), (Figure::CpuMicroseconds, run.cpu_microseconds)]
+}
+
+fn put(server: &mut Server, effort: &Effort, clients: usize, count: f64) -> Result<Figures, Error> {
+    let request = pb::PutRequest { key: KEY.into(), value: value().into(), ..Default::default() };
+    let run = h2load::run(server, "/etcdserverpb.KV/Put", &request, clients, scaled(effort, count))?;
+    Ok(figures(&run))
+}
+
+fn range(
+    server: &mut Server,
+    effort: &Effort,
+    clients: usize,
+    count: f64,
+    serializable: bool,
+) -> Result<Figures, Error> {
+    let request = pb::RangeRequest { key: KEY.into(), serializable, ..Default::default() };
+    let run = h2load::run(server, "/etcdserverpb.KV/Range", &request, clients, scaled(effort, count))?;
+    Ok(figures(&run))
+}
+
+/// A compare-and-swap as locks use it: one compare, one put, one get.
+fn txn(server: &mut Server, effort: &Effort, clients: usize, count: f64) -> Result<Figures, Error> {
+    let put = pb::PutRequest { key: KEY.into(), value: value().into(), ..Default::default() };
+    let get = pb::RangeRequest { key: KEY.into(), ..Default::default() };
+    let compare = pb::Compare {
+        result: pb::compare::CompareResult::Greater.into(),
+        target: pb::compare::CompareTarget::Create.into(),
+        key: KEY.into(),
+        target_union: Some(pb::compare::TargetUnion::CreateRevision(0)),
+        ..Default::default()
+    };
+    let request = pb::TxnRequest {
+        compare: vec![compare],
+        success: vec![
+            pb::RequestOp { request: Some(request_op::Request::RequestPut(put)) },
+            pb::RequestOp { request: Some(request_op::Request::RequestRange(get)) },
+        ],
+        failure: Vec::new(),
+    };
+    let run = h2load::run(server, "/etcdserverpb.KV/Txn", &request, clients, scaled(effort, count))?;
+    Ok(figures(&run))
+}
+
+async fn channel(server: &Server) -> Result<Channel, Error> {
+    Ok(Channel::from_shared(server.url())?.connect().await?)
+}
+
+/// One writer, 1,000 watchers of its key on ten connections: events delivered in a second.
+async fn watch(server: &mut Server, effort: &Effort) -> Result<Figures, Error> {
+    const CONNECTIONS: usize = 10;
+    const WATCHERS_EACH: usize = 100;
+    let puts = scaled(effort, 2_000.0).max(10);
+    let mut readers = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let (requests, receiver) = mpsc::channel(WATCHERS_EACH);
+        for _ in 0..WATCHERS_EACH {
+            let create = pb::WatchCreateRequest { key: KEY.into(), ..Default::default() };
+            let create = watch_request::RequestUnion::CreateRequest(create);
+            requests.send(pb::WatchRequest { request_union: Some(create) }).await?;
+        }
+        let mut client = WatchClient::new(channel(server).await?).max_decoding_message_size(64 << 20);
+        let mut answers = client.watch(ReceiverStream::new(receiver)).await?.into_inner();
+        for _ in 0..WATCHERS_EACH {
+            let created = answers.next().await.ok_or("the watch stream ended")??;
+            if !created.created {
+                return Err("expected a created answer".into());
+            }
+        }
+        readers.push(tokio::spawn(async move {
+            let mut events = 0;
+            while events < puts as usize * WATCHERS_EACH {
+                events += answers.next().await.ok_or("the watch stream ended")??.events.len();
+            }
+            drop(requests);
+            Ok::<usize, Error>(events)
+        }));
+    }
+    let cpu_before = server.cpu()?;
+    let started = now();
+    let mut writer = KvClient::new(channel(server).await?);
+    for _ in 0..puts {
+        writer.put(pb::PutRequest { key: KEY.into(), value: value().into(), ..Default::default() }).await?;
+    }
+    let mut events = 0;
+    for reader in readers {
+        events += reader.await??;
+    }
+    let took = started.elapsed();
+    let cpu = server.cpu()?.saturating_sub(cpu_before);
+    Ok(vec![
+        (Figure::PerSecond, events as f64 / took.as_secs_f64()),
+        (Figure::CpuMicroseconds, cpu.as_secs_f64() * 1e6 / events as f64),
+    ])
+}
+
+/// Keepalives of 1,000 leases through one stream.
+async fn keep_alive(server: &mut Server, effort: &Effort) -> Result<Figures, Error> {
+    const LEASES: i64 = 1_000;
+    const UNDER_WAY: usize = 256;
+    let count = scaled(effort, 200_000.0).max(1_000);
+    let mut client = LeaseClient::new(channel(server).await?);
+    for id in 1..=LEASES {
+        client.lease_grant(pb::LeaseGrantRequest { ttl: 600, id }).await?;
+    }
+    let cpu_before = server.cpu()?;
+    let started = now();
+    let (requests, receiver) = mpsc::channel(UNDER_WAY);
+    let sender = tokio::spawn(async move {
+        for turn in 0..count as i64 {
+            if requests.send(pb::LeaseKeepAliveRequest { id: turn % LEASES + 1 }).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut answers = client.lease_keep_alive(ReceiverStream::new(receiver)).await?.into_inner();
+    for _ in 0..count {
+        let answer = answers.next().await.ok_or("the keepalive stream ended")??;
+        if answer.ttl == 0 {
+            return Err("a lease was lost".into());
+        }
+    }
+    let took = started.elapsed();
+    let cpu = server.cpu()?.saturating_sub(cpu_before);
+    sender.await?;
+    Ok(vec![
+        (Figure::PerSecond, count as f64 / took.as_secs_f64()),
+        (Figure::CpuMicroseconds, cpu.as_secs_f64() * 1e6 / count as f64),
+    ])
+}
+
+/// Many different keys, in transactions of 100 puts, from 16 clients.
+async fn load(server: &mut Server, effort: &Effort) -> Result<Figures, Error> {
+    const CLIENTS: u64 = 16;
+    const BATCH: u64 = 100;
+    let cpu_before = server.cpu()?;
+    let started = now();
+    let mut clients = Vec::new();
+    for client in 0..CLIENTS {
+        let mut kv = KvClient::new(channel(server).await?);
+        let keys = effort.load_keys;
+        clients.push(tokio::spawn(async move {
+            let mut next = client * BATCH;
+            while next < keys {
+                let puts = (next..(next + BATCH).min(keys)).map(|number| {
+                    // Spread over the key space, and still each number once: an odd factor is a bijection.
+                    let key = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes().to_vec();
+                    let put = pb::PutRequest { key: key.into(), value: value().into(), ..Default::default() };
+                    pb::RequestOp { request: Some(request_op::Request::RequestPut(put)) }
+                });
+                kv.txn(pb::TxnRequest { success: puts.collect(), ..Default::default() }).await?;
+                next += CLIENTS * BATCH;
+            }
+            Ok::<(), Error>(())
+        }));
+    }
+    for client in clients {
+        client.await??;
+    }
+    let took = started.elapsed();
+    let cpu = server.cpu()?.saturating_sub(cpu_before);
+    Ok(vec![
+        (Figure::PerSecond, effort.load_keys as f64 / took.as_secs_f64()),
+        (Figure::CpuMicroseconds, cpu.as_secs_f64() * 1e6 / effort.load_keys as f64),
+    ])
+}
+
+/// Resident memory as the load left it.
+async fn memory(server: &mut Server, _: &Effort) -> Result<Figures, Error> {
+    Ok(vec![(Figure::Megabytes, server.memory()? as f64 / 1e6)])
+}
+
+/// From the start of the process until a linearizable read is answered, and the memory then.
+async fn restart(server: &mut Server, _: &Effort) -> Result<Figures, Error> {
+    let took = server.restart().await?;
+    Ok(vec![(Figure::Milliseconds, took.as_secs_f64() * 1e3), (Figure::Megabytes, server.memory()? as f64 / 1e6)])
+}
+
+/// Where the clients connect; printed when something fails.
+impl std::fmt::Debug for Server {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "server at {}", self.address())
+    }
+}
