@@ -3,3 +3,5 @@
 //! Start with `ARCHITECTURE.md`: the walk of one put, the cast, the table of messages.
 
 pub mod ids;
+pub mod raft;
+pub mod snapshot;
