@@ -5,3 +5,5 @@
 pub mod ids;
 pub mod telemetry;
 pub mod watch;
+pub mod raft;
+pub mod snapshot;

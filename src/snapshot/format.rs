@@ -1,0 +1,453 @@
+//! The bytes of a portable snapshot, written and read as a stream.
+//!
+//! ```text
+//!   "CASTSNAP" │ version u32 │ frame H │ frame C │ frame C │ … │ frame T │ end of file
+//!   frame   =  kind u8 │ length u32 │ CRC32C of kind, length and payload u32 │ payload         numbers little-endian
+//!   H  castdpb.SnapshotHeader     C  castdpb.SnapshotChunk: rows     T  counts, and the SHA-256 of all before the frame
+//! ```
+//! The CRC finds damage before a chunk is used; counts and SHA-256 find what no single chunk can tell: a missing, doubled
+//! or exchanged one. A reader holds one chunk in memory. It trusts no length: memory is taken as bytes arrive. Rows come
+//! in the order they were written in; the format gives them no meaning.
+
+use bytes::Bytes;
+use castd_backend_api::Table;
+use castd_proto::castdpb::{SnapshotChunk, SnapshotHeader, SnapshotRow};
+use prost::Message;
+use sha2::{Digest, Sha256};
+use std::io::{self, Read, Write};
+
+const MAGIC: &[u8; 8] = b"CASTSNAP";
+pub const VERSION: u32 = 1;
+const HEADER: u8 = b'H';
+const CHUNK: u8 = b'C';
+const TRAILER: u8 = b'T';
+const FRAME_HEAD_BYTES: usize = 9;
+
+/// A chunk is written out once its rows are this long.
+const CHUNK_BYTES: usize = 256 << 10;
+/// No frame is longer. One row has to fit, whatever `--max-request-bytes` allows.
+const FRAME_BYTES_MAX: usize = 1 << 30;
+/// Memory is taken in steps of this size while a frame arrives.
+const READ_STEP_BYTES: usize = 1 << 20;
+/// On the wire: tags and lengths of a row, at most.
+const ROW_OVERHEAD_BYTES: usize = 32;
+
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    #[error("cannot {operation} the snapshot: {source}")]
+    Io { operation: &'static str, source: io::Error },
+    #[error("this is not a Castd snapshot")]
+    Foreign,
+    #[error("the snapshot was written by a newer release (format {found}, this one reads up to {VERSION})")]
+    NewerFormat { found: u32 },
+    #[error("the snapshot is damaged at byte {offset}: {detail}")]
+    Damaged { offset: u64, detail: &'static str },
+    #[error("a row of {bytes} bytes does not fit into a snapshot")]
+    RowTooLarge { bytes: usize },
+    /// Its content is not what its name or the sender said.
+    #[error("the snapshot is another one: {detail}")]
+    Unexpected { detail: String },
+}
+
+/// One row of a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    pub table: Table,
+    pub key: Bytes,
+    pub value: Bytes,
+}
+
+/// What a complete snapshot is made of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    pub chunks: u64,
+    pub rows: u64,
+    /// Of the file, from the first to the last.
+    pub bytes: u64,
+    /// Of everything before the trailer.
+    pub sha256: [u8; 32],
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+struct Trailer {
+    #[prost(uint64, tag = "1")]
+    chunks: u64,
+    #[prost(uint64, tag = "2")]
+    rows: u64,
+    #[prost(bytes = "vec", tag = "3")]
+    sha256: Vec<u8>,
+}
+
+/// Writes a snapshot row by row. One that is dropped before [`SnapshotWriter::finish`] is seen to be incomplete.
+pub struct SnapshotWriter<W> {
+    out: W,
+    digest: Sha256,
+    summary: Summary,
+    chunk: SnapshotChunk,
+    chunk_bytes: usize,
+    frame: Vec<u8>,
+}
+
+impl<W: Write> SnapshotWriter<W> {
+    pub fn create(out: W, header: &SnapshotHeader) -> Result<Self, SnapshotError> {
+        let mut writer = Self {
+            out,
+            digest: Sha256::new(),
+            summary: Summary::default(),
+            chunk: SnapshotChunk::default(),
+            chunk_bytes: 0,
+            frame: Vec::new(),
+        };
+        writer.write(MAGIC)?;
+        writer.write(&VERSION.to_le_bytes())?;
+        writer.write_frame(HEADER, header)?;
+        Ok(writer)
+    }
+
+    pub fn row(
+        &mut self,
+        table: Table,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+    ) -> Result<(), SnapshotError> {
+        let row = SnapshotRow { table: table as u32, key: key.into(), value: value.into() };
+        let bytes = row.key.len() + row.value.len() + ROW_OVERHEAD_BYTES;
+        if bytes > FRAME_BYTES_MAX {
+            return Err(SnapshotError::RowTooLarge { bytes });
+        }
+        if self.chunk_bytes + bytes > CHUNK_BYTES {
+            self.end_chunk()?;
+        }
+        self.chunk_bytes += bytes;
+        self.chunk.rows.push(row);
+        Ok(())
+    }
+
+    /// Writes the trailer and gives the sink back, not synced.
+    pub fn finish(mut self) -> Result<(W, Summary), SnapshotError> {
+        self.end_chunk()?;
+        self.summary.sha256 = self.digest.clone().finalize().into();
+        let Summary { chunks, rows, sha256, .. } = self.summary;
+        self.write_frame(TRAILER, &Trailer { chunks, rows, sha256: sha256.to_vec() })?;
+        self.out.flush().map_err(failed("write"))?;
+        Ok((self.out, self.summary))
+    }
+
+    /// Bytes written so far.
+    pub fn bytes(&self) -> u64 {
+        self.summary.bytes
+    }
+
+    fn end_chunk(&mut self) -> Result<(), SnapshotError> {
+        if self.chunk.rows.is_empty() {
+            return Ok(());
+        }
+        let chunk = std::mem::take(&mut self.chunk);
+        self.write_frame(CHUNK, &chunk)?;
+        self.summary.chunks += 1;
+        self.summary.rows += chunk.rows.len() as u64;
+        self.chunk = chunk;
+        self.chunk.rows.clear();
+        self.chunk_bytes = 0;
+        Ok(())
+    }
+
+    fn write_frame(&mut self, kind: u8, payload: &impl Message) -> Result<(), SnapshotError> {
+        let mut frame = std::mem::take(&mut self.frame);
+        frame.clear();
+        frame.resize(FRAME_HEAD_BYTES, 0);
+        // A Vec grows as needed, so this cannot fail.
+        let encoded = payload.encode(&mut frame);
+        debug_assert!(encoded.is_ok());
+        let (head, payload) = frame.split_at_mut(FRAME_HEAD_BYTES);
+        let length = u32::try_from(payload.len()).map_err(|_| SnapshotError::RowTooLarge { bytes: payload.len() })?;
+        let start = frame_start(kind, length);
+        let checksum = frame_checksum(&start, payload);
+        head[..5].copy_from_slice(&start);
+        head[5..].copy_from_slice(&checksum.to_le_bytes());
+        self.write(&frame)?;
+        self.frame = frame;
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
+        self.out.write_all(bytes).map_err(failed("write"))?;
+        self.digest.update(bytes);
+        self.summary.bytes += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+/// Reads a snapshot chunk by chunk, checking as it goes. What it has given out is worth something only once
+/// [`SnapshotReader::next_rows`] has answered `None`: before that the rest may turn out to be missing.
+pub struct SnapshotReader<R> {
+    input: R,
+    digest: Sha256,
+    header: SnapshotHeader,
+    summary: Summary,
+    complete: bool,
+}
+
+impl<R: Read> SnapshotReader<R> {
+    pub fn open(mut input: R) -> Result<Self, SnapshotError> {
+        let mut start = [0; MAGIC.len() + 4];
+        read_exact(&mut input, &mut start, 0)?;
+        let (magic, version) = start.split_at(MAGIC.len());
+        if magic != MAGIC {
+            return Err(SnapshotError::Foreign);
+        }
+        match version.try_into().map(u32::from_le_bytes).unwrap_or(0) {
+            VERSION => {}
+            0 => return Err(SnapshotError::Foreign),
+            found => return Err(SnapshotError::NewerFormat { found }),
+        }
+        let summary = Summary { bytes: start.len() as u64, ..Summary::default() };
+        let digest = Sha256::new_with_prefix(start);
+        let mut reader = Self { input, digest, header: SnapshotHeader::default(), summary, complete: false };
+        let (kind, payload) = reader.frame()?;
+        if kind != HEADER {
+            return Err(reader.damaged("there is no header"));
+        }
+        reader.header = SnapshotHeader::decode(payload).map_err(|_| reader.damaged("the header cannot be read"))?;
+        Ok(reader)
+    }
+
+    pub fn header(&self) -> &SnapshotHeader {
+        &self.header
+    }
+
+    /// The rows of the next chunk; `None` once everything was read and found complete.
+    pub fn next_rows(&mut self) -> Result<Option<Vec<Row>>, SnapshotError> {
+        if self.complete {
+            return Ok(None);
+        }
+        let sha256 = self.digest.clone();
+        let (kind, payload) = self.frame()?;
+        match kind {
+            CHUNK => self.rows(payload).map(Some),
+            TRAILER => self.end(payload, sha256).map(|()| None),
+            _ => Err(self.damaged("there is a frame of an unknown kind")),
+        }
+    }
+
+    /// Reads to the end and throws the rows away.
+    pub fn verify(mut self) -> Result<(SnapshotHeader, Summary), SnapshotError> {
+        while self.next_rows()?.is_some() {}
+        Ok((self.header, self.summary))
+    }
+
+    /// Of what was read so far.
+    pub fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    fn rows(&mut self, payload: Bytes) -> Result<Vec<Row>, SnapshotError> {
+        let chunk = SnapshotChunk::decode(payload).map_err(|_| self.damaged("a chunk cannot be read"))?;
+        self.summary.chunks += 1;
+        self.summary.rows += chunk.rows.len() as u64;
+        let rows = chunk.rows.into_iter().map(|SnapshotRow { table, key, value }| {
+            let table = Table::ALL.into_iter().find(|known| *known as u32 == table)?;
+            Some(Row { table, key, value })
+        });
+        rows.collect::<Option<_>>().ok_or_else(|| self.damaged("a row is of an unknown table"))
+    }
+
+    fn end(&mut self, payload: Bytes, sha256: Sha256) -> Result<(), SnapshotError> {
+        let trailer = Trailer::decode(payload).map_err(|_| self.damaged("the trailer cannot be read"))?;
+        self.summary.sha256 = sha256.finalize().into();
+        let Summary { chunks, rows, sha256, .. } = &self.summary;
+        if trailer.sha256 != sha256 || trailer.chunks != *chunks || trailer.rows != *rows {
+            return Err(self.damaged("the content is not what the trailer says"));
+        }
+        let mut more = [0];
+        loop {
+            match self.input.read(&mut more) {
+                Ok(0) => break,
+                Ok(_) => return Err(self.damaged("something follows the trailer")),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(SnapshotError::Io { operation: "read", source }),
+            }
+        }
+        self.complete = true;
+        Ok(())
+    }
+
+    /// The next frame, its checksum verified.
+    fn frame(&mut self) -> Result<(u8, Bytes), SnapshotError> {
+        let offset = self.summary.bytes;
+        let mut head = [0; FRAME_HEAD_BYTES];
+        read_exact(&mut self.input, &mut head, offset)?;
+        let [kind, l0, l1, l2, l3, c0, c1, c2, c3] = head;
+        let length = u32::from_le_bytes([l0, l1, l2, l3]);
+        if length as usize > FRAME_BYTES_MAX {
+            return Err(self.damaged("a frame has an impossible length"));
+        }
+        let mut payload = Vec::new();
+        while payload.len() < length as usize {
+            let done = payload.len();
+            payload.resize((done + READ_STEP_BYTES).min(length as usize), 0);
+            read_exact(&mut self.input, &mut payload[done..], offset)?;
+        }
+        if frame_checksum(&frame_start(kind, length), &payload) != u32::from_le_bytes([c0, c1, c2, c3]) {
+            return Err(self.damaged("a frame has a wrong checksum"));
+        }
+        self.digest.update(head);
+        self.digest.update(&payload);
+        self.summary.bytes += (FRAME_HEAD_BYTES + payload.len()) as u64;
+        Ok((kind, payload.into()))
+    }
+
+    fn damaged(&self, detail: &'static str) -> SnapshotError {
+        SnapshotError::Damaged { offset: self.summary.bytes, detail }
+    }
+}
+
+fn frame_start(kind: u8, length: u32) -> [u8; 5] {
+    let [l0, l1, l2, l3] = length.to_le_bytes();
+    [kind, l0, l1, l2, l3]
+}
+
+fn frame_checksum(start: &[u8; 5], payload: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(start), payload)
+}
+
+fn read_exact(input: &mut impl Read, into: &mut [u8], offset: u64) -> Result<(), SnapshotError> {
+    input.read_exact(into).map_err(|source| match source.kind() {
+        io::ErrorKind::UnexpectedEof => SnapshotError::Damaged { offset, detail: "it ends too early" },
+        _ => SnapshotError::Io { operation: "read", source },
+    })
+}
+
+pub(super) fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> SnapshotError {
+    move |source| SnapshotError::Io { operation, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    type Rows = Vec<(usize, Vec<u8>, Vec<u8>)>;
+
+    fn header() -> SnapshotHeader {
+        SnapshotHeader { format: 1, cluster_id: 7, index: 12, term: 3, revision: 40, ..SnapshotHeader::default() }
+    }
+
+    fn written(rows: &Rows) -> Vec<u8> {
+        let mut writer = SnapshotWriter::create(Vec::new(), &header()).unwrap();
+        for (table, key, value) in rows {
+            writer.row(Table::ALL[*table], key.clone(), value.clone()).unwrap();
+        }
+        let (bytes, summary) = writer.finish().unwrap();
+        assert_eq!((summary.bytes, summary.rows), (bytes.len() as u64, rows.len() as u64));
+        bytes
+    }
+
+    fn read(bytes: &[u8]) -> Result<Rows, SnapshotError> {
+        let mut reader = SnapshotReader::open(bytes)?;
+        assert_eq!(reader.header(), &header());
+        let mut rows = Vec::new();
+        while let Some(chunk) = reader.next_rows()? {
+            rows.extend(chunk.into_iter().map(|row| {
+                let table = Table::ALL.iter().position(|table| *table == row.table).unwrap();
+                (table, row.key.to_vec(), row.value.to_vec())
+            }));
+        }
+        assert_eq!(reader.summary().bytes, bytes.len() as u64);
+        Ok(rows)
+    }
+
+    fn rows() -> impl Strategy<Value = Rows> {
+        let bytes = |max| prop::collection::vec(any::<u8>(), 0..max);
+        prop::collection::vec((0..Table::ALL.len(), bytes(40), bytes(200)), 0..30)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+        #[test]
+        fn what_was_written_is_read(rows in rows()) {
+            prop_assert_eq!(read(&written(&rows)).unwrap(), rows);
+        }
+
+        #[test]
+        fn no_input_makes_the_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..400), valid_start in any::<bool>()) {
+            let start = written(&vec![]);
+            let keep = if valid_start { start.len() - 45 } else { 0 };
+            let bytes = [&start[..keep], &bytes].concat();
+            prop_assert!(SnapshotReader::open(&bytes[..]).and_then(SnapshotReader::verify).is_err());
+        }
+    }
+
+    fn many() -> Rows {
+        (0..2000).map(|at| (at % 6, vec![at as u8; 20], vec![at as u8; 700])).collect()
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_truncation_is_found() {
+        let small = written(&vec![(0, b"key".to_vec(), b"value".to_vec()), (3, vec![], vec![9; 100])]);
+        for at in 0..small.len() {
+            assert!(read(&small[..at]).is_err(), "cut at {at}");
+            for bit in 0..8 {
+                let mut damaged = small.clone();
+                damaged[at] ^= 1 << bit;
+                let found = SnapshotReader::open(&damaged[..]).and_then(SnapshotReader::verify);
+                assert!(found.is_err(), "bit {bit} of byte {at}");
+            }
+        }
+        assert!(read(&[&small[..], &[0]].concat()).is_err(), "something follows");
+    }
+
+    #[test]
+    fn long_snapshots_have_many_chunks_and_a_missing_or_exchanged_one_is_found() {
+        let bytes = written(&many());
+        assert_eq!(read(&bytes).unwrap(), many());
+        let mut frames = vec![];
+        let mut at = MAGIC.len() + 4;
+        while at < bytes.len() {
+            let length = u32::from_le_bytes(bytes[at + 1..at + 5].try_into().unwrap()) as usize;
+            frames.push(&bytes[at..at + FRAME_HEAD_BYTES + length]);
+            at += FRAME_HEAD_BYTES + length;
+        }
+        assert!(frames.len() > 5);
+        let joined = |frames: Vec<&[u8]>| [&bytes[..MAGIC.len() + 4], &frames.concat()].concat();
+        assert!(read(&joined(frames.clone())).is_ok());
+        for broken in 1..frames.len() - 1 {
+            let mut missing = frames.clone();
+            missing.remove(broken);
+            assert!(read(&joined(missing)).is_err());
+            let mut doubled = frames.clone();
+            doubled.insert(broken, frames[broken]);
+            assert!(read(&joined(doubled)).is_err());
+        }
+        let mut exchanged = frames.clone();
+        exchanged.swap(1, 2);
+        assert!(read(&joined(exchanged)).is_err());
+    }
+
+    #[test]
+    fn a_length_that_lies_takes_no_memory() {
+        struct Endless(u64);
+        impl Read for Endless {
+            fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+                let many = (into.len() as u64).min(self.0) as usize;
+                self.0 -= many as u64;
+                into[..many].fill(0xff);
+                Ok(many)
+            }
+        }
+        let start = [&MAGIC[..], &VERSION.to_le_bytes(), &frame_start(HEADER, FRAME_BYTES_MAX as u32), &[0; 4]].concat();
+        let error = SnapshotReader::open(start.as_slice().chain(Endless(3 << 20))).err().unwrap();
+        assert!(matches!(error, SnapshotError::Damaged { detail: "it ends too early", .. }));
+        let start = [&MAGIC[..], &VERSION.to_le_bytes(), &frame_start(HEADER, u32::MAX), &[0; 4]].concat();
+        let error = SnapshotReader::open(start.as_slice().chain(Endless(u64::MAX))).err().unwrap();
+        assert!(matches!(error, SnapshotError::Damaged { detail: "a frame has an impossible length", .. }));
+    }
+
+    #[test]
+    fn other_files_and_newer_formats_are_named() {
+        let open = |bytes: &[u8]| SnapshotReader::open(bytes).err();
+        assert!(matches!(open(b"SQLite format 3\0"), Some(SnapshotError::Foreign)));
+        assert!(matches!(open(b"CASTSNAP\x02\0\0\0"), Some(SnapshotError::NewerFormat { found: 2 })));
+        assert!(matches!(open(b""), Some(SnapshotError::Damaged { .. })));
+    }
+}
