@@ -15,8 +15,9 @@ use crate::ids::LogIndex;
 use crate::process;
 use crate::raft::log::Purger;
 use crate::raft::terms::LogPosition;
-use crate::snapshot::{self, Action, SnapshotPolicy, SnapshotStore};
-use crate::state::View;
+use crate::snapshot::policy::{Action, SnapshotPolicy};
+use crate::snapshot::SnapshotStore;
+use crate::state::{View, portable};
 use crate::telemetry::clock::Clock;
 use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient};
 use slog::Logger;
@@ -54,7 +55,7 @@ pub struct LogCut {
 #[rtype(result = "()")]
 enum Done {
     Flushed,
-    SnapshotTaken(LogPosition),
+    SnapshotTaken(SnapshotStore, LogPosition),
     Purged,
 }
 
@@ -64,12 +65,12 @@ pub struct Links {
 }
 
 pub struct Snapshotter {
-    store: SnapshotStore,
+    /// `None` while the worker has it.
+    store: Option<SnapshotStore>,
     policy: SnapshotPolicy,
     links: Links,
     purger: Purger,
-    /// At most one of each is under way.
-    is_working: bool,
+    is_flushing: bool,
     is_purging: bool,
     purged_at: Duration,
     clock: Clock,
@@ -86,11 +87,11 @@ impl Snapshotter {
         log: Logger,
     ) -> Self {
         Snapshotter {
-            store,
+            store: Some(store),
             policy,
             links,
             purger,
-            is_working: false,
+            is_flushing: false,
             is_purging: false,
             purged_at: Duration::ZERO,
             clock,
@@ -126,22 +127,21 @@ impl Snapshotter {
                 self.links.log_cut.do_send(LogCut { position });
                 self.links.truncate_log.do_send(TruncateLog { position, conf_state });
             }
-            Action::Flush if !self.is_working => {
-                self.is_working = true;
+            Action::Flush if !self.is_flushing => {
+                self.is_flushing = true;
                 self.on_worker("flush", context, move || {
                     view.backend().flush()?;
                     Ok(Done::Flushed)
                 });
             }
-            Action::TakeSnapshot if !self.is_working => {
-                self.is_working = true;
-                let store = self.store.clone();
+            Action::TakeSnapshot => {
+                let Some(mut store) = self.store.take() else { return };
                 self.on_worker("snapshot", context, move || {
-                    snapshot::take(&store, &view)?;
-                    Ok(Done::SnapshotTaken(LogPosition { index: view.applied, term: view.term }))
+                    let position = portable::take(&mut store, &view)?;
+                    Ok(Done::SnapshotTaken(store, position))
                 });
             }
-            Action::Flush | Action::TakeSnapshot => {}
+            Action::Flush => {}
         }
     }
 }
@@ -172,11 +172,11 @@ impl Handler<Done> for Snapshotter {
     fn handle(&mut self, done: Done, _: &mut Self::Context) {
         match done {
             Done::Flushed => {
-                self.is_working = false;
+                self.is_flushing = false;
                 self.policy.flushed(self.clock.now());
             }
-            Done::SnapshotTaken(position) => {
-                self.is_working = false;
+            Done::SnapshotTaken(store, position) => {
+                self.store = Some(store);
                 self.policy.snapshot_taken(position.index);
                 slog::info!(self.log, "saved snapshot"; "snapshot-index" => position.index.0);
             }

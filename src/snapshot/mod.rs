@@ -4,9 +4,10 @@
 //!   rows of a backend ──▶ format.rs: header, chunks, checksums ──▶ store.rs: snap/<term>-<index>.cast
 //! ```
 //! They bring a new or lagging member up to date, rebuild a lost backend, and convert one backend into another. When one
-//! is taken, sent or kept is the Snapshotter's decision, not theirs.
+//! is taken stands in policy.rs, the Snapshotter's core.
 
 pub mod format;
+pub mod policy;
 pub mod store;
 
 pub use format::{Row, SnapshotError, SnapshotReader, SnapshotWriter, Summary};

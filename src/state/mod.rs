@@ -9,11 +9,12 @@
 //! Deterministic: the same entries give the same state and the same outcomes on every member.
 
 mod machine;
+pub mod portable;
 mod rows;
 mod view;
 
 pub use machine::{Applied, LeaseChange, Machine, StateError};
-pub use rows::{AppliedPosition, snapshot_rows};
+pub use rows::AppliedPosition;
 pub use view::View;
 
 use castd_proto::etcdserverpb as pb;

@@ -66,15 +66,18 @@ impl AppliedPosition {
     }
 }
 
-pub fn put_conf_state(batch: &mut WriteBatch, conf_state: &ConfState) {
-    let row = ConfStateRow {
+pub fn conf_state_row(conf_state: &ConfState) -> ConfStateRow {
+    ConfStateRow {
         voters: conf_state.voters.clone(),
         learners: conf_state.learners.clone(),
         voters_outgoing: conf_state.voters_outgoing.clone(),
         learners_next: conf_state.learners_next.clone(),
         auto_leave: conf_state.auto_leave,
-    };
-    batch.put(Table::Meta, CONF_STATE, row.encode_to_vec());
+    }
+}
+
+pub fn put_conf_state(batch: &mut WriteBatch, conf_state: &ConfState) {
+    batch.put(Table::Meta, CONF_STATE, conf_state_row(conf_state).encode_to_vec());
 }
 
 pub fn read_conf_state(backend: &dyn Backend) -> Result<ConfState, StateError> {
