@@ -221,6 +221,15 @@ impl Cast {
         op: raft_request::Op,
         span: SpanContext,
     ) -> Result<Outcome, RequestError> {
+        self.propose(op, span).await
+    }
+
+    /// As [`Cast::replicate`], for what the member does in its own name.
+    pub(crate) async fn replicate_own(&self, op: raft_request::Op) -> Result<Outcome, RequestError> {
+        self.propose(op, SpanContext::default()).await
+    }
+
+    async fn propose(&self, op: raft_request::Op, span: SpanContext) -> Result<Outcome, RequestError> {
         let data = RaftRequest { op: Some(op), ..Default::default() }.encode_to_vec();
         if data.len() > self.0.limits.request_bytes_max {
             return Err(RequestError::TooLarge);
@@ -251,6 +260,11 @@ impl Cast {
 
     /// This member's newest view, which may be behind.
     pub fn local_view(&self, _permit: &Permit) -> Arc<View> {
+        self.0.view.load()
+    }
+
+    /// As [`Cast::local_view`], for what the member tells about itself.
+    pub(crate) fn own_view(&self) -> Arc<View> {
         self.0.view.load()
     }
 

@@ -101,7 +101,7 @@ pub fn recover(log: &mut dyn LogStore, backend: Arc<dyn Backend>) -> Result<Reco
     Ok(Recovered { machine, window })
 }
 
-/// The member itself as its first log describes it.
-pub fn initial_member(id: MemberId, name: &str, peer_urls: &[String]) -> Member {
-    Member { id: id.0, name: name.to_owned(), peer_urls: peer_urls.to_vec(), ..Default::default() }
+/// A member as the first log describes it: its name and client URLs follow when it has started.
+pub fn initial_member(id: MemberId, peer_urls: &[String]) -> Member {
+    Member { id: id.0, peer_urls: peer_urls.to_vec(), ..Default::default() }
 }

@@ -1,0 +1,206 @@
+//! The start of a member, up to the cores: which data directory, whose, and what is in it.
+//!
+//! ```text
+//!   Config ──▶ DataDir (lock, FORMAT) ──▶ EngineLog, Backend ──recovery──▶ Node, Machine, …  (or a text that says what to do)
+//! ```
+//!
+//! A backend that is lost, damaged or does not fit the log is set aside and rebuilt from a snapshot and the log. Where that
+//! is not possible the start fails: a member never serves an empty store in the place of one that it had.
+
+use crate::cast::Identity;
+use crate::config::{BootstrapError, Config};
+use crate::ids::{LogIndex, MemberId};
+use crate::lease::LeaseKeeper;
+use crate::membership::ids::initial_ids;
+use crate::raft::log::{EngineLog, EngineLogOptions, LogError, LogStore};
+use crate::raft::node::{Node, Settings, TICK};
+use crate::recovery::{self, Recovered, RecoveryError};
+use crate::snapshot::policy::{PolicySettings, SnapshotPolicy};
+use crate::snapshot::{SnapshotError, SnapshotFile, SnapshotStore};
+use crate::state::portable::{self, PortableError};
+use crate::storage::{self, DataDir, DataDirError, Format, Notice, OpenedBackend};
+use crate::telemetry::clock::Clock;
+use crate::watch::Hub;
+use crate::wiring::Cores;
+use castd_backend_api::Backend;
+use slog::{Logger, info, warn};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    #[error(transparent)]
+    Portable(#[from] PortableError),
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    #[error("raft refuses the recovered state: {0}")]
+    Raft(#[from] raft::Error),
+    /// Nothing is left to rebuild the state from.
+    #[error(
+        "the state of this member is lost and cannot be rebuilt: its log begins after index {truncated}, and no sound snapshot \
+         in {} reaches that far; restore a backup into a new data directory (`castutl snapshot restore`), or, in a larger \
+         cluster, remove this member and add it again with an empty one", snapshots.display()
+    )]
+    NothingLeft { truncated: LogIndex, snapshots: PathBuf },
+}
+
+/// What a start has found or made. Dropped last: the lock on the data directory goes with it.
+pub struct Boot {
+    pub cores: Cores,
+    pub identity: Identity,
+    pub data_dir: DataDir,
+    /// The backend, for a last flush.
+    pub backend: Arc<dyn Backend>,
+}
+
+/// Opens or begins the member that `config` describes.
+///
+/// # Errors
+/// Every way in which a start can fail, with a text that says what to do.
+pub fn boot(config: &Config, clock: Clock, log: &Logger) -> Result<Boot, BootError> {
+    let settings = storage::Settings {
+        wal_dir: config.wal_dir.clone(),
+        ..storage::Settings::new(&config.data_dir, config.storage)
+    };
+    let mut data_dir = DataDir::prepare(settings, &mut |notice| announce(log, &notice))?;
+    let mut log_store = EngineLog::open(EngineLogOptions {
+        fsync: !config.unsafe_no_fsync,
+        ..EngineLogOptions::new(data_dir.log_path())
+    })?;
+    let snapshots = SnapshotStore::open(data_dir.snapshots_path())?;
+
+    let identity = match data_dir.format() {
+        Some(format) => Identity { cluster: format.cluster_id, member: format.member_id },
+        None => {
+            let identity = found(config, &mut log_store, log)?;
+            data_dir.commit_format(Format::new(config.storage, identity.cluster, identity.member))?;
+            identity
+        }
+    };
+    let started = clock.now();
+    let (recovered, backend) = open_state(&data_dir, &mut log_store, &snapshots, log)?;
+    let Recovered { machine, window } = recovered;
+    data_dir.backend_loaded()?;
+    info!(log, "opened backend db"; "storage" => %config.storage, "applied-index" => machine.applied().0,
+        "revision" => machine.revision().0, "took" => ?clock.now().saturating_sub(started));
+
+    let newest = snapshots.list()?.first().map_or(LogIndex(0), |file| file.position.index);
+    let policy = PolicySettings {
+        snapshot_count: config.snapshot_count,
+        catchup_entries: config.snapshot_catchup_entries,
+        keeps_snapshot: config.storage.needs_snapshot() || config.storage_keep_snapshot,
+        is_durable: config.storage != storage::StorageKind::Memory,
+    };
+    let snapshot_policy = SnapshotPolicy::new(policy, window.terms().truncated().index, newest);
+    let leases = LeaseKeeper::new(&machine.view().leases, config.election_timeout);
+    let hub = Hub::new(hub_settings(config));
+    let node = Node::new(raft_settings(config, identity.member, clock), window, machine.applied(), log)?;
+    let cores = Cores { node, log_store: Box::new(log_store), machine, hub, leases, snapshots, snapshot_policy };
+    Ok(Boot { cores, identity, data_dir, backend })
+}
+
+fn raft_settings(config: &Config, id: MemberId, clock: Clock) -> Settings {
+    let ticks = |time: std::time::Duration| (time.as_millis() / TICK.as_millis()).max(1) as usize;
+    // Wall time is not unique by contract, but two boots of one member in the same nanosecond are not possible.
+    let boot = clock.wall().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
+    Settings {
+        id,
+        election_ticks: ticks(config.election_timeout),
+        heartbeat_ticks: ticks(config.heartbeat_interval),
+        pre_vote: config.pre_vote,
+        request_timeout: config.request_timeout(),
+        seed: boot,
+        boot,
+    }
+}
+
+/// The first start: who we are follows from the configuration, and the first log says who else there is.
+fn found(config: &Config, log_store: &mut EngineLog, log: &Logger) -> Result<Identity, BootError> {
+    let cluster = config.verify_new_cluster(&mut resolve)?;
+    let ids = initial_ids(&cluster, &config.initial_cluster_token);
+    let members: Vec<_> = cluster
+        .iter()
+        .map(|(name, urls)| {
+            let urls: Vec<String> = urls.iter().map(ToString::to_string).collect();
+            recovery::initial_member(ids.members[name], &urls)
+        })
+        .collect();
+    recovery::begin(log_store, &members)?;
+    let identity = Identity { cluster: ids.cluster, member: ids.members[&config.name] };
+    info!(log, "starting local member"; "local-member-id" => %identity.member, "cluster-id" => %identity.cluster);
+    Ok(identity)
+}
+
+fn resolve(host: &str) -> Result<std::net::IpAddr, String> {
+    use std::net::ToSocketAddrs as _;
+    let mut addresses = (host, 0).to_socket_addrs().map_err(|error| error.to_string())?;
+    addresses.next().map(|address| address.ip()).ok_or_else(|| format!("{host} has no address"))
+}
+
+/// The backend as it is if it fits the log, else an empty one filled from the newest snapshot that does.
+fn open_state(
+    data_dir: &DataDir,
+    log_store: &mut dyn LogStore,
+    snapshots: &SnapshotStore,
+    log: &Logger,
+) -> Result<(Recovered, Arc<dyn Backend>), BootError> {
+    let opened = open_backend(data_dir, log)?;
+    let reason = match recovery::recover(log_store, Arc::clone(&opened)) {
+        Ok(recovered) => return Ok((recovered, opened)),
+        Err(error @ (RecoveryError::BackendAhead { .. } | RecoveryError::BackendBehind { .. })) => error,
+        Err(RecoveryError::State(error)) => RecoveryError::State(error),
+        Err(error) => return Err(error.into()),
+    };
+    drop(opened);
+    warn!(log, "the backend is rebuilt"; "error" => %reason);
+    if let Some(aside) = data_dir.set_backend_aside(reason.to_string())? {
+        warn!(log, "set the old backend aside"; "path" => %aside.moved_to.display());
+    }
+    let backend = open_backend(data_dir, log)?;
+    if let Some((file, _)) = snapshots.newest_sound()? {
+        fill(&file, backend.as_ref(), log)?;
+    }
+    match recovery::recover(log_store, Arc::clone(&backend)) {
+        Ok(recovered) => Ok((recovered, backend)),
+        Err(RecoveryError::BackendBehind { truncated, .. }) => {
+            Err(BootError::NothingLeft { truncated, snapshots: snapshots.dir().to_owned() })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn fill(file: &SnapshotFile, backend: &dyn Backend, log: &Logger) -> Result<(), BootError> {
+    info!(log, "filling the backend from a snapshot"; "snapshot-index" => file.position.index.0, "bytes" => file.bytes);
+    Ok(portable::fill(file, backend)?)
+}
+
+fn open_backend(data_dir: &DataDir, log: &Logger) -> Result<Arc<dyn Backend>, BootError> {
+    let OpenedBackend { backend, set_aside, .. } = data_dir.open_backend()?;
+    if let Some(aside) = set_aside {
+        warn!(log, "set a damaged backend aside"; "path" => %aside.moved_to.display(), "error" => aside.reason);
+    }
+    Ok(backend)
+}
+
+fn announce(log: &Logger, notice: &Notice) {
+    let shown = |path: &Path| path.display().to_string();
+    match notice {
+        Notice::WideMode { path, mode } => {
+            warn!(log, "check file permission"; "path" => shown(path), "error" => format!("directory {:?} exist, but the permission is {:o}; the recommended permission is 0700", shown(path), mode));
+        }
+        Notice::WaitingForLock { directory, at_most } => {
+            warn!(log, "db file is flocked by another process, or taking too long"; "path" => shown(directory), "took" => ?at_most);
+        }
+        Notice::UnexpectedFile { path } => {
+            warn!(log, "found invalid file under data directory"; "filename" => shown(path));
+        }
+    }
+}

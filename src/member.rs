@@ -1,0 +1,221 @@
+//! One member, from a configuration to open ports, and back down. What `main` runs, and what another program embeds.
+//!
+//! ```text
+//!   boot (disk) ──▶ wiring (actors) ──▶ edge (ports) ──▶ published, ready
+//! ```
+
+use crate::actors::applier::CompactionPace;
+use crate::api::grpc::{Edge, EdgeSettings};
+use crate::api::http::{Access, ClientHttp, PeerHttp, client_app, peer_app};
+use crate::api::listen::{EdgeServer, ListenError, ListenOn, ListenSettings, Routes};
+use crate::api::member_http::MemberHttp;
+use crate::boot::{self, Boot, BootError};
+use crate::cast::{Cast, Limits};
+use crate::config::{CLUSTER_VERSION, Config, ETCD_VERSION};
+use crate::membership::urls::UrlSet;
+use crate::storage::DataDir;
+use crate::telemetry::clock::Clock;
+use crate::telemetry::metrics::{Metrics, MetricsLevel};
+use crate::telemetry::trace::{TraceError, TraceSettings, Tracing};
+use crate::wiring::{self, Placement, Running, Surroundings};
+use castd_backend_api::Backend;
+use castd_proto::castdpb::{ClusterVersion, MemberAttributes, raft_request::Op};
+use slog::{Logger, info, o, warn};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+
+/// How long requests in flight may take to finish once the member is told to stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("cannot resolve {url}: {source}")]
+    Resolve { url: String, source: std::io::Error },
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+    #[error("the member could not make itself known: {0}")]
+    Publish(#[from] crate::cast::RequestError),
+}
+
+/// A running member.
+pub struct Member {
+    runtime: Runtime,
+    client_port: EdgeServer,
+    peer_port: EdgeServer,
+    running: Running,
+    tracing: Tracing,
+    backend: Arc<dyn Backend>,
+    log: Logger,
+    /// Its lock is held until the very end.
+    _data_dir: DataDir,
+}
+
+impl Member {
+    /// Starts a member inside this program, without logging. Blocks until it serves clients.
+    ///
+    /// # Errors
+    /// Everything that keeps a member from starting, with a text that says what to do.
+    pub fn start(config: Config) -> Result<Member, StartError> {
+        Self::start_logged(&config, &Logger::root(slog::Discard, o!()))
+    }
+
+    /// As [`Member::start`], with a log.
+    ///
+    /// # Errors
+    /// As [`Member::start`].
+    pub fn start_logged(config: &Config, log: &Logger) -> Result<Member, StartError> {
+        let clock = Clock::start();
+        // Ports first: a start that fails because one is taken must not have touched the disk.
+        let peer_sockets = bind_all(&config.listen_peer_urls)?;
+        let client_sockets = bind_all(&config.listen_client_urls)?;
+        let tracing = Tracing::start(&trace_settings(config), log)?;
+        let level = if config.metrics_extensive { MetricsLevel::Extensive } else { MetricsLevel::Basic };
+        let metrics = Metrics::new(level);
+
+        let Boot { cores, identity, data_dir, backend } = boot::boot(config, clock, log)?;
+        metrics.identify(identity.member, ETCD_VERSION);
+        metrics.server.quota_backend_bytes.set(quota_bytes(config));
+        let limits = Limits {
+            request_bytes_max: config.max_request_bytes as usize,
+            txn_ops_max: config.max_txn_ops as usize,
+        };
+        let around = Surroundings {
+            clock,
+            metrics: metrics.clone(),
+            log: log.clone(),
+            identity,
+            limits,
+            compaction: CompactionPace {
+                rows_max: config.compaction_batch_limit as usize,
+                every: config.compaction_sleep_interval,
+            },
+            slow_apply: config.warning_apply_duration,
+            request_timeout: config.request_timeout(),
+        };
+        let (cast, running) = wiring::start(cores, around, Placement::Spread).map_err(StartError::Thread)?;
+
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .thread_name("edge")
+            .enable_all()
+            .build()
+            .map_err(StartError::Thread)?;
+        let edge = Edge {
+            cast: cast.clone(),
+            tracer: tracing.tracer(),
+            metrics: metrics.clone(),
+            settings: EdgeSettings {
+                election_timeout: config.election_timeout,
+                watch_progress_interval: config.watch_progress_notify_interval,
+                quota_bytes: quota_bytes(config),
+                slow_request: config.warning_unary_request_duration,
+            },
+            clock,
+            log: log.new(o!("part" => "edge")),
+        };
+        runtime.block_on(publish(config, &cast, &metrics, log))?;
+
+        let http = Arc::new(MemberHttp::new(cast, metrics));
+        let (client_port, peer_port) = runtime.block_on(async {
+            let access = Access::new(&config.cors, &config.host_whitelist);
+            let client_app = client_app(ClientHttp { backend: http.clone(), access, log: log.clone() });
+            let client_port =
+                EdgeServer::start(listen_settings("client", config, client_sockets), edge.routes(), client_app, log.clone());
+            let client_port = client_port.await?;
+            let peer_app = peer_app(PeerHttp { backend: http });
+            let peer_port =
+                EdgeServer::start(listen_settings("peer", config, peer_sockets), Routes::default(), peer_app, log.clone());
+            Ok::<_, StartError>((client_port, peer_port.await?))
+        })?;
+        for address in client_port.local_addrs() {
+            info!(log, "ready to serve client requests");
+            warn!(log, "serving client traffic insecurely; this is strongly discouraged!";
+                "traffic" => "grpc+http", "address" => %address);
+        }
+        Ok(Member { runtime, client_port, peer_port, running, tracing, backend, log: log.clone(), _data_dir: data_dir })
+    }
+
+    /// Where clients connect.
+    pub fn client_addresses(&self) -> &[SocketAddr] {
+        self.client_port.local_addrs()
+    }
+
+    /// Of the first client port, `http://127.0.0.1:2379`.
+    pub fn client_url(&self) -> String {
+        self.client_addresses().first().map(|address| format!("http://{address}")).unwrap_or_default()
+    }
+
+    /// Lets requests in flight finish, ends all threads, and makes the backend durable, so that the next start has nothing
+    /// to replay.
+    pub fn stop(self) {
+        let Member { runtime, client_port, peer_port, running, tracing, backend, log, _data_dir } = self;
+        info!(log, "closing etcd server");
+        runtime.block_on(async {
+            tokio::join!(client_port.stop(GRACE), peer_port.stop(GRACE));
+        });
+        runtime.shutdown_timeout(GRACE);
+        running.stop();
+        if let Err(error) = backend.flush() {
+            // Not lost: the log has it, and the next start replays it.
+            warn!(log, "the backend could not be flushed"; "error" => %error);
+        }
+        tracing.shutdown();
+        info!(log, "closed etcd server");
+    }
+}
+
+/// Says who this member is, through the log, as soon as there is a leader; and, the first time, which release the cluster
+/// speaks.
+async fn publish(config: &Config, cast: &Cast, metrics: &Metrics, log: &Logger) -> Result<(), StartError> {
+    let urls = config.advertise_client_urls.iter().map(ToString::to_string).collect();
+    let attributes =
+        MemberAttributes { member_id: cast.identity().member.0, name: config.name.clone(), client_urls: urls };
+    cast.replicate_own(Op::MemberAttributes(attributes)).await?;
+    info!(log, "published local member to cluster through raft"; "local-member-id" => %cast.identity().member,
+        "cluster-id" => %cast.identity().cluster);
+    if cast.own_view().cluster_version.is_none() {
+        cast.replicate_own(Op::ClusterVersion(ClusterVersion { version: CLUSTER_VERSION.to_owned() })).await?;
+        info!(log, "set initial cluster version"; "cluster-version" => CLUSTER_VERSION);
+    }
+    metrics.set_cluster_version(CLUSTER_VERSION.trim_end_matches(".0"));
+    Ok(())
+}
+
+fn quota_bytes(config: &Config) -> i64 {
+    config.quota_backend_bytes.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX))
+}
+
+fn trace_settings(config: &Config) -> TraceSettings {
+    config.tracing.clone()
+}
+
+fn listen_settings(name: &'static str, config: &Config, sockets: Vec<std::net::TcpListener>) -> ListenSettings {
+    ListenSettings {
+        streams_max: config.max_concurrent_streams,
+        keepalive_interval: config.grpc_keepalive_interval.unwrap_or_default(),
+        keepalive_timeout: config.grpc_keepalive_timeout.unwrap_or_default(),
+        request_body_bytes_max: config.max_request_bytes as usize + 512 * 1024,
+        ..ListenSettings::new(name, sockets.into_iter().map(ListenOn::Socket).collect())
+    }
+}
+
+/// Binds every URL; `localhost` may stand for an IPv4 and an IPv6 address, of which the first is taken, as Go does.
+fn bind_all(urls: &UrlSet) -> Result<Vec<std::net::TcpListener>, StartError> {
+    let mut sockets = Vec::new();
+    for url in urls.iter() {
+        let resolve = |source| StartError::Resolve { url: url.to_string(), source };
+        let port = url.port().ok_or_else(|| resolve(std::io::Error::other("no port")))?;
+        let mut addresses: Vec<SocketAddr> = (url.host(), port).to_socket_addrs().map_err(resolve)?.collect();
+        addresses.sort_by_key(SocketAddr::is_ipv6);
+        let address = *addresses.first().ok_or_else(|| resolve(std::io::Error::other("no address")))?;
+        sockets.push(crate::api::listen::bind(address, false)?);
+    }
+    Ok(sockets)
+}
