@@ -7,3 +7,4 @@ pub mod telemetry;
 pub mod watch;
 pub mod raft;
 pub mod snapshot;
+pub mod mvcc;

@@ -1,0 +1,150 @@
+//! Compaction, from "cannot be read any more" to "is not there any more".
+//!
+//! ```text
+//!   Slice::compact ──▶ scheduled ──▶ no older view left? ──▶ pass over the index, step by step ──▶ finished
+//!       (persisted with the slice)        (Blocked)            (each step: rows to delete)        (persisted with the last)
+//! ```
+//! The index knows every row, so a pass goes through the index and deletes exactly what it forgets there; no set of rows to
+//! keep is ever built. After a crash the index is built from what is left and the pass starts over.
+//!
+//! A view holds the epoch of the compaction it was taken after. Rows go when all views of earlier epochs are gone: they might
+//! still read them.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Weak},
+};
+
+use castd_backend_api::{Backend, Table, WriteBatch};
+
+use crate::ids::Revision;
+
+use super::{
+    RowKey, StoreError,
+    index::{Sweep, Tree},
+};
+
+/// Row of the table `Meta`: below this nothing can be read. The value is the key of that revision's first row, as in etcd.
+pub const SCHEDULED_ROW: &str = "scheduledCompactRev";
+/// Row of the table `Meta`: below this everything that cannot be read has been deleted.
+pub const FINISHED_ROW: &str = "finishedCompactRev";
+
+/// Views taken between two compactions share one.
+#[derive(Debug, Default)]
+pub(super) struct Epoch;
+
+/// What a step of deletion came to.
+#[derive(Debug)]
+pub enum Progress {
+    /// Nothing is scheduled.
+    Idle,
+    /// Views from before the compaction are still held.
+    Blocked,
+    /// Write this before the next step. With `finished`, everything up to that compaction is done.
+    Step { batch: WriteBatch, finished: Option<Revision> },
+}
+
+#[derive(Debug)]
+pub(super) struct Compaction {
+    /// What can be read begins here; -1 if nothing was ever compacted.
+    compacted: i64,
+    finished: i64,
+    epoch: Arc<Epoch>,
+    /// Compactions that wait for their pass, and the epoch each of them ended.
+    waiting: VecDeque<(i64, Weak<Epoch>)>,
+    pass: Option<Pass>,
+}
+
+#[derive(Debug)]
+struct Pass {
+    revision: i64,
+    /// Where in the index the next step begins.
+    from: Option<Vec<u8>>,
+    is_swept: bool,
+    /// Rows that the index has forgotten and the backend not yet.
+    doomed: VecDeque<RowKey>,
+}
+
+impl Compaction {
+    pub(super) fn load(backend: &dyn Backend) -> Result<Self, StoreError> {
+        let scheduled = load_revision(backend, SCHEDULED_ROW)?.unwrap_or(-1);
+        let finished = load_revision(backend, FINISHED_ROW)?.unwrap_or(-1);
+        let mut waiting = VecDeque::new();
+        if scheduled > finished {
+            waiting.push_back((scheduled, Weak::new()));
+        }
+        Ok(Self { compacted: scheduled.max(finished), finished, epoch: Arc::default(), waiting, pass: None })
+    }
+
+    pub(super) fn compacted(&self) -> i64 {
+        self.compacted
+    }
+
+    pub(super) fn finished(&self) -> i64 {
+        self.finished
+    }
+
+    pub(super) fn epoch(&self) -> Arc<Epoch> {
+        self.epoch.clone()
+    }
+
+    pub(super) fn schedule(&mut self, revision: i64, batch: &mut WriteBatch) {
+        assert!(revision > self.compacted, "compaction goes forward: {revision} after {}", self.compacted);
+        self.compacted = revision;
+        let ended = std::mem::take(&mut self.epoch);
+        self.waiting.push_back((revision, Arc::downgrade(&ended)));
+        save_revision(batch, SCHEDULED_ROW, revision);
+    }
+
+    /// Deletes at most `rows_max` rows and looks at a bounded part of the index.
+    pub(super) fn step(&mut self, tree: &mut Tree, rows_max: usize) -> Progress {
+        let mut pass = match self.pass.take() {
+            Some(pass) => pass,
+            None => match self.next_pass() {
+                Some(pass) => pass,
+                None if self.waiting.is_empty() => return Progress::Idle,
+                None => return Progress::Blocked,
+            },
+        };
+        let rows_max = rows_max.max(1);
+        if !pass.is_swept && pass.doomed.len() < rows_max {
+            let mut sweep = Sweep::new(pass.revision, rows_max - pass.doomed.len());
+            pass.from = tree.sweep(pass.from.as_deref(), &mut sweep);
+            pass.is_swept = pass.from.is_none();
+            pass.doomed.extend(sweep.doomed);
+        }
+        let mut batch = WriteBatch::new();
+        let mut rows: Vec<RowKey> = pass.doomed.drain(..rows_max.min(pass.doomed.len())).collect();
+        rows.sort_unstable();
+        rows.iter().for_each(|row| batch.delete(Table::Kv, row.encode().to_vec()));
+        let is_finished = pass.is_swept && pass.doomed.is_empty();
+        if is_finished {
+            self.finished = pass.revision;
+            save_revision(&mut batch, FINISHED_ROW, pass.revision);
+        }
+        let finished = is_finished.then_some(Revision(pass.revision));
+        self.pass = Some(pass).filter(|_| !is_finished);
+        Progress::Step { batch, finished }
+    }
+
+    /// The latest compaction that no view is in the way of. It does the work of those before it.
+    fn next_pass(&mut self) -> Option<Pass> {
+        let mut revision = None;
+        while let Some((scheduled, epoch)) = self.waiting.front()
+            && epoch.strong_count() == 0
+        {
+            revision = Some(*scheduled);
+            self.waiting.pop_front();
+        }
+        Some(Pass { revision: revision?, from: None, is_swept: false, doomed: VecDeque::new() })
+    }
+}
+
+pub(super) fn load_revision(backend: &dyn Backend, name: &'static str) -> Result<Option<i64>, StoreError> {
+    let Some(row) = backend.get(Table::Meta, name.as_bytes())? else { return Ok(None) };
+    RowKey::decode(&row).map(|key| Some(key.main.0)).ok_or(StoreError::MetaDamaged(name))
+}
+
+fn save_revision(batch: &mut WriteBatch, name: &'static str, revision: i64) {
+    batch.put(Table::Meta, name.as_bytes(), RowKey::first_of(Revision(revision)).encode().to_vec());
+}

@@ -1,0 +1,74 @@
+//! HashKV: one number for everything a store holds up to a revision, computed as etcd does.
+//!
+//! CRC-32C over `key`, then key and value of every row in revision order. At and below the compacted revision only rows count
+//! that compaction at the hashed revision would keep: whether the others have been deleted yet is nobody's business. A
+//! deletion exactly at the compacted revision never counts, because older releases of etcd do not keep it.
+
+use std::ops::ControlFlow;
+
+use castd_backend_api::Table;
+
+use crate::ids::Revision;
+
+use super::{
+    MvccError, RowKey, StoreError, View,
+    index::{Version, Walk},
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HashKv {
+    pub hash: u32,
+    /// -1 if nothing was ever compacted.
+    pub compact_revision: Revision,
+    /// The revision that was hashed.
+    pub hash_revision: Revision,
+}
+
+impl View {
+    /// `revision` 0 is the current one. Reads every row.
+    ///
+    /// # Errors
+    /// [`MvccError::Compacted`] and [`MvccError::FutureRevision`].
+    pub fn hash_kv(&self, revision: Revision) -> Result<HashKv, MvccError> {
+        let at = self.reader().revision(revision.0)?;
+        // If nothing at all is left at the revision, etcd hashes what compaction kept.
+        let kept = self.kept(at).unwrap_or_else(|| self.kept(self.compacted).unwrap_or_default());
+        let mut kept = kept.into_iter().peekable();
+        let mut hash = crc32c::crc32c(b"key");
+        let mut damaged = None;
+        let end = RowKey::first_of(Revision(at.saturating_add(1))).encode();
+        self.backend.scan(Table::Kv, &[], &end, &mut |bytes, row| {
+            let Some(key) = RowKey::decode(bytes) else {
+                damaged = Some(StoreError::RowKeyDamaged(bytes.to_vec()));
+                return ControlFlow::Break(());
+            };
+            if key.main.0 <= self.compacted {
+                while kept.next_if(|kept| *kept < key).is_some() {}
+                if kept.next_if_eq(&key).is_none() {
+                    return ControlFlow::Continue(());
+                }
+            }
+            hash = crc32c::crc32c_append(crc32c::crc32c_append(hash, bytes), row);
+            ControlFlow::Continue(())
+        })?;
+        if let Some(error) = damaged {
+            return Err(error.into());
+        }
+        Ok(HashKv { hash, compact_revision: Revision(self.compacted), hash_revision: Revision(at) })
+    }
+
+    /// The rows at or below the compacted revision that a reader at `at` sees, ascending. `None` if such a reader sees nothing
+    /// whatever.
+    fn kept(&self, at: i64) -> Option<Vec<RowKey>> {
+        let mut rows = Vec::new();
+        let mut sees_something = false;
+        self.tree.walk(Walk { from: &[], to: None, descending: false, live_only: false }, &mut |entry| {
+            let visible: Option<Version> = entry.live_at(at);
+            sees_something |= visible.is_some();
+            rows.extend(visible.filter(|version| version.main <= self.compacted).map(|version| version.row()));
+            ControlFlow::Continue(())
+        });
+        rows.sort_unstable();
+        sees_something.then_some(rows)
+    }
+}

@@ -1,0 +1,130 @@
+//! The store: the index, the current revision, and what compaction is up to. It has one owner, which writes.
+//!
+//! ```text
+//!   open: rows of the backend, in revision order ──▶ index
+//!   begin ──▶ Slice ──▶ Staged ──▶ (the owner writes the batch) ──▶ view ──▶ (the owner publishes it)
+//! ```
+//! The store itself never writes to the backend: it hands out batches, so that they go together with what else the owner keeps.
+
+use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
+
+use bytes::Bytes;
+use castd_backend_api::{Backend, Table, WriteBatch};
+
+use crate::ids::{LeaseId, Revision};
+
+use super::{
+    Progress, RowKey, Slice, StoreError, View,
+    compact::{Compaction, load_revision},
+    index::{Loader, Tree, Version},
+    row,
+};
+
+/// Row of the table `Meta`: the store is at this revision or a later one. Written by tools that raise the revision of a
+/// restored store, so that clients never see one twice; in the form of [`SCHEDULED_ROW`](super::SCHEDULED_ROW).
+pub const REVISION_ROW: &str = "revision";
+
+/// A fresh store is here; its first write is revision 2.
+const FIRST_REVISION: i64 = 1;
+
+pub struct Store {
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) tree: Tree,
+    pub(super) revision: i64,
+    pub(super) compaction: Compaction,
+    attached: Vec<(LeaseId, Bytes)>,
+}
+
+impl Store {
+    /// Builds the index from the rows of `backend`.
+    pub fn open(backend: Arc<dyn Backend>) -> Result<Self, StoreError> {
+        let compaction = Compaction::load(&*backend)?;
+        let raised = load_revision(&*backend, REVISION_ROW)?.unwrap_or(FIRST_REVISION);
+        let mut revision = compaction.compacted().max(raised).max(FIRST_REVISION);
+        let mut loader = Loader::default();
+        let mut leased: BTreeMap<Bytes, LeaseId> = BTreeMap::new();
+        let mut damaged = None;
+        backend.scan(Table::Kv, &[], &[], &mut |key, row| {
+            let Some(key) = RowKey::decode(key) else {
+                damaged = Some(StoreError::RowKeyDamaged(key.to_vec()));
+                return ControlFlow::Break(());
+            };
+            let Some((version, fields)) = version(key, row) else {
+                damaged = Some(StoreError::RowDamaged(key));
+                return ControlFlow::Break(());
+            };
+            let name = &row[fields.key];
+            loader.add(name, version);
+            if fields.lease != 0 {
+                leased.insert(Bytes::copy_from_slice(name), LeaseId(fields.lease));
+            } else if !leased.is_empty() {
+                leased.remove(name);
+            }
+            revision = revision.max(version.main);
+            ControlFlow::Continue(())
+        })?;
+        if let Some(error) = damaged {
+            return Err(error);
+        }
+        let attached = leased.into_iter().map(|(key, lease)| (lease, key)).collect();
+        Ok(Self { backend, tree: loader.finish(), revision, compaction, attached })
+    }
+
+    /// Which keys the rows found by [`Store::open`] attach to which leases, in key order. Given once.
+    pub fn take_attached(&mut self) -> Vec<(LeaseId, Bytes)> {
+        std::mem::take(&mut self.attached)
+    }
+
+    pub fn revision(&self) -> Revision {
+        Revision(self.revision)
+    }
+
+    /// -1 if nothing was ever compacted.
+    pub fn compact_revision(&self) -> Revision {
+        Revision(self.compaction.compacted())
+    }
+
+    /// Up to here compaction has given the space back. -1 if it never ran.
+    pub fn finished_compact_revision(&self) -> Revision {
+        Revision(self.compaction.finished())
+    }
+
+    /// How many keys there are.
+    pub fn keys(&self) -> u64 {
+        self.tree.live()
+    }
+
+    /// Starts a slice. `batch` may hold other rows already.
+    pub fn begin(&mut self, batch: WriteBatch) -> Slice<'_> {
+        Slice::new(self, batch)
+    }
+
+    /// The store as it is. The batch of the last slice must have been written.
+    pub fn view(&self) -> View {
+        View {
+            backend: self.backend.clone(),
+            tree: self.tree.clone(),
+            revision: self.revision,
+            compacted: self.compaction.compacted(),
+            _epoch: self.compaction.epoch(),
+        }
+    }
+
+    /// Deletes what compaction has made unreadable, at most `rows_max` rows at a time. Call it between slices, and again
+    /// until it is idle; when blocked, after views were dropped.
+    pub fn compact_step(&mut self, rows_max: usize) -> Progress {
+        self.compaction.step(&mut self.tree, rows_max)
+    }
+}
+
+/// What the index has to know of a row. `None` if the row contradicts its key.
+fn version(key: RowKey, row: &[u8]) -> Option<(Version, row::Fields)> {
+    let fields = row::fields(row)?;
+    let (main, sub) = (key.main.0, key.sub);
+    if key.tombstone {
+        let fields = row::Fields { lease: 0, ..fields };
+        return Some((Version { main, create: 0, version: 0, sub }, fields));
+    }
+    let is_sound = fields.version > 0 && fields.mod_revision == main && (1..=main).contains(&fields.create_revision);
+    is_sound.then_some((Version { main, create: fields.create_revision, version: fields.version, sub }, fields))
+}
