@@ -98,7 +98,12 @@ impl Window {
     /// If they leave a hole, or reach below the window: raft never replaces what is committed.
     pub fn append(&mut self, entries: &[Entry]) {
         let Some(first) = entries.first() else { return };
-        assert!(first.index >= self.start(), "entry {} is below the window, which starts at {}", first.index, self.start());
+        assert!(
+            first.index >= self.start(),
+            "entry {} is below the window, which starts at {}",
+            first.index,
+            self.start()
+        );
         while self.entries.back().is_some_and(|entry| entry.index >= first.index) {
             self.bytes -= self.entries.pop_back().as_ref().map_or(0, memory_bytes);
         }
@@ -366,8 +371,12 @@ mod tests {
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let append = (0u64..5, 1u64..6, 0u64..2, 0usize..300)
-            .prop_map(|(back, count, newer, bytes)| Step::Append { back, count, newer, bytes });
+        let append = (0u64..5, 1u64..6, 0u64..2, 0usize..300).prop_map(|(back, count, newer, bytes)| Step::Append {
+            back,
+            count,
+            newer,
+            bytes,
+        });
         let step = prop_oneof![
             8 => append,
             2 => (0u64..100).prop_map(|share| Step::Cut { share }),

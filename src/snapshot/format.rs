@@ -13,6 +13,7 @@ use bytes::Bytes;
 use castd_backend_api::Table;
 use castd_proto::castdpb::{SnapshotChunk, SnapshotHeader, SnapshotRow};
 use prost::Message;
+use prost::encoding::{encode_varint, encoded_len_varint};
 use sha2::{Digest, Sha256};
 use std::io::{self, Read, Write};
 
@@ -83,43 +84,31 @@ pub struct SnapshotWriter<W> {
     out: W,
     digest: Sha256,
     summary: Summary,
-    chunk: SnapshotChunk,
-    chunk_bytes: usize,
-    frame: Vec<u8>,
+    /// The frame of the chunk being filled. Rows are encoded into it as they come: a copy each, no allocation.
+    chunk: Vec<u8>,
+    chunk_rows: u64,
 }
 
 impl<W: Write> SnapshotWriter<W> {
     pub fn create(out: W, header: &SnapshotHeader) -> Result<Self, SnapshotError> {
-        let mut writer = Self {
-            out,
-            digest: Sha256::new(),
-            summary: Summary::default(),
-            chunk: SnapshotChunk::default(),
-            chunk_bytes: 0,
-            frame: Vec::new(),
-        };
+        let summary = Summary::default();
+        let mut writer = Self { out, digest: Sha256::new(), summary, chunk: new_frame(), chunk_rows: 0 };
         writer.write(MAGIC)?;
         writer.write(&VERSION.to_le_bytes())?;
-        writer.write_frame(HEADER, header)?;
+        writer.write_message(HEADER, header)?;
         Ok(writer)
     }
 
-    pub fn row(
-        &mut self,
-        table: Table,
-        key: impl Into<Bytes>,
-        value: impl Into<Bytes>,
-    ) -> Result<(), SnapshotError> {
-        let row = SnapshotRow { table: table as u32, key: key.into(), value: value.into() };
-        let bytes = row.key.len() + row.value.len() + ROW_OVERHEAD_BYTES;
+    pub fn row(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), SnapshotError> {
+        let bytes = key.len() + value.len() + ROW_OVERHEAD_BYTES;
         if bytes > FRAME_BYTES_MAX {
             return Err(SnapshotError::RowTooLarge { bytes });
         }
-        if self.chunk_bytes + bytes > CHUNK_BYTES {
+        if self.chunk_rows > 0 && self.chunk.len() + bytes > CHUNK_BYTES {
             self.end_chunk()?;
         }
-        self.chunk_bytes += bytes;
-        self.chunk.rows.push(row);
+        encode_row(table, key, value, &mut self.chunk);
+        self.chunk_rows += 1;
         Ok(())
     }
 
@@ -128,7 +117,7 @@ impl<W: Write> SnapshotWriter<W> {
         self.end_chunk()?;
         self.summary.sha256 = self.digest.clone().finalize().into();
         let Summary { chunks, rows, sha256, .. } = self.summary;
-        self.write_frame(TRAILER, &Trailer { chunks, rows, sha256: sha256.to_vec() })?;
+        self.write_message(TRAILER, &Trailer { chunks, rows, sha256: sha256.to_vec() })?;
         self.out.flush().map_err(failed("write"))?;
         Ok((self.out, self.summary))
     }
@@ -139,35 +128,33 @@ impl<W: Write> SnapshotWriter<W> {
     }
 
     fn end_chunk(&mut self) -> Result<(), SnapshotError> {
-        if self.chunk.rows.is_empty() {
+        if self.chunk_rows == 0 {
             return Ok(());
         }
-        let chunk = std::mem::take(&mut self.chunk);
-        self.write_frame(CHUNK, &chunk)?;
+        let mut frame = std::mem::take(&mut self.chunk);
+        self.write_frame(CHUNK, &mut frame)?;
         self.summary.chunks += 1;
-        self.summary.rows += chunk.rows.len() as u64;
-        self.chunk = chunk;
-        self.chunk.rows.clear();
-        self.chunk_bytes = 0;
+        self.summary.rows += self.chunk_rows;
+        self.chunk_rows = 0;
+        frame.truncate(FRAME_HEAD_BYTES);
+        self.chunk = frame;
         Ok(())
     }
 
-    fn write_frame(&mut self, kind: u8, payload: &impl Message) -> Result<(), SnapshotError> {
-        let mut frame = std::mem::take(&mut self.frame);
-        frame.clear();
-        frame.resize(FRAME_HEAD_BYTES, 0);
-        // A Vec grows as needed, so this cannot fail.
-        let encoded = payload.encode(&mut frame);
-        debug_assert!(encoded.is_ok());
+    fn write_message(&mut self, kind: u8, message: &impl Message) -> Result<(), SnapshotError> {
+        let mut frame = new_frame();
+        frame.extend_from_slice(&message.encode_to_vec());
+        self.write_frame(kind, &mut frame)
+    }
+
+    /// Fills in the head of the frame and writes it.
+    fn write_frame(&mut self, kind: u8, frame: &mut [u8]) -> Result<(), SnapshotError> {
         let (head, payload) = frame.split_at_mut(FRAME_HEAD_BYTES);
         let length = u32::try_from(payload.len()).map_err(|_| SnapshotError::RowTooLarge { bytes: payload.len() })?;
         let start = frame_start(kind, length);
-        let checksum = frame_checksum(&start, payload);
         head[..5].copy_from_slice(&start);
-        head[5..].copy_from_slice(&checksum.to_le_bytes());
-        self.write(&frame)?;
-        self.frame = frame;
-        Ok(())
+        head[5..].copy_from_slice(&frame_checksum(&start, payload).to_le_bytes());
+        self.write(frame)
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
@@ -175,6 +162,34 @@ impl<W: Write> SnapshotWriter<W> {
         self.digest.update(bytes);
         self.summary.bytes += bytes.len() as u64;
         Ok(())
+    }
+}
+
+fn new_frame() -> Vec<u8> {
+    vec![0; FRAME_HEAD_BYTES]
+}
+
+/// One more of `SnapshotChunk.rows`, as prost would encode it.
+fn encode_row(table: Table, key: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    const ROWS: u8 = 1 << 3 | 2;
+    const TABLE: u8 = 1 << 3;
+    const KEY: u8 = 2 << 3 | 2;
+    const VALUE: u8 = 3 << 3 | 2;
+    // Each table is a letter: one byte, and never 0, which would be left out.
+    const _: () = assert!((Table::Auth as u32) < 0x80);
+    let field = |bytes: &[u8]| match bytes.len() {
+        0 => 0,
+        length => 1 + encoded_len_varint(length as u64) + length,
+    };
+    out.push(ROWS);
+    encode_varint((2 + field(key) + field(value)) as u64, out);
+    out.extend_from_slice(&[TABLE, table as u8]);
+    for (tag, bytes) in [(KEY, key), (VALUE, value)] {
+        if !bytes.is_empty() {
+            out.push(tag);
+            encode_varint(bytes.len() as u64, out);
+            out.extend_from_slice(bytes);
+        }
     }
 }
 
@@ -336,7 +351,7 @@ mod tests {
     fn written(rows: &Rows) -> Vec<u8> {
         let mut writer = SnapshotWriter::create(Vec::new(), &header()).unwrap();
         for (table, key, value) in rows {
-            writer.row(Table::ALL[*table], key.clone(), value.clone()).unwrap();
+            writer.row(Table::ALL[*table], key, value).unwrap();
         }
         let (bytes, summary) = writer.finish().unwrap();
         assert_eq!((summary.bytes, summary.rows), (bytes.len() as u64, rows.len() as u64));
@@ -435,7 +450,8 @@ mod tests {
                 Ok(many)
             }
         }
-        let start = [&MAGIC[..], &VERSION.to_le_bytes(), &frame_start(HEADER, FRAME_BYTES_MAX as u32), &[0; 4]].concat();
+        let start =
+            [&MAGIC[..], &VERSION.to_le_bytes(), &frame_start(HEADER, FRAME_BYTES_MAX as u32), &[0; 4]].concat();
         let error = SnapshotReader::open(start.as_slice().chain(Endless(3 << 20))).err().unwrap();
         assert!(matches!(error, SnapshotError::Damaged { detail: "it ends too early", .. }));
         let start = [&MAGIC[..], &VERSION.to_le_bytes(), &frame_start(HEADER, u32::MAX), &[0; 4]].concat();

@@ -13,7 +13,7 @@ use crate::raft::terms::LogPosition;
 use castd_proto::castdpb::SnapshotHeader;
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{BufReader, BufWriter, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -236,7 +236,7 @@ impl Incoming {
     pub fn finish(mut self) -> Result<(SnapshotFile, SnapshotHeader, Summary), SnapshotError> {
         let file = &mut self.unfinished.file;
         file.seek(SeekFrom::Start(0)).map_err(failed("read"))?;
-        let reader = SnapshotReader::open(BufReader::with_capacity(BUFFER_BYTES, file.by_ref()))?;
+        let reader = SnapshotReader::open(BufReader::with_capacity(BUFFER_BYTES, &*file))?;
         let (header, summary) = reader.verify()?;
         expect_position(self.unfinished.position, &header)?;
         let file = self.unfinished.publish(summary.bytes)?;
@@ -281,7 +281,7 @@ mod tests {
     fn take(store: &mut SnapshotStore, index: u64, term: u64) -> SnapshotFile {
         let mut taking = store.take(&header(index, term)).unwrap();
         for row in 0..index {
-            taking.writer().row(Table::Kv, row.to_be_bytes().to_vec(), vec![7; 50]).unwrap();
+            taking.writer().row(Table::Kv, &row.to_be_bytes(), &[7; 50]).unwrap();
         }
         let (file, summary) = taking.finish().unwrap();
         assert_eq!(summary.rows, index);
@@ -289,10 +289,8 @@ mod tests {
     }
 
     fn names(store: &SnapshotStore) -> Vec<String> {
-        let mut names: Vec<_> = fs::read_dir(store.dir())
-            .unwrap()
-            .map(|item| item.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut names: Vec<_> =
+            fs::read_dir(store.dir()).unwrap().map(|item| item.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }

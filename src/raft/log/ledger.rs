@@ -34,6 +34,9 @@ impl Ledger {
         }
         let mut terms_changed = false;
         let mut next = write.entries.first().map_or(0, |entry| entry.index);
+        if !write.entries.is_empty() && next <= self.hard_state.commit {
+            return Err(refuse(format!("entry {next} is committed, as all up to {}", self.hard_state.commit)));
+        }
         for entry in &write.entries {
             if entry.index != next {
                 return Err(refuse(format!("entry {} follows entry {}", entry.index, next.wrapping_sub(1))));
@@ -49,14 +52,15 @@ impl Ledger {
                 return Err(refuse(format!("term and vote go from {now:?} to {next:?}")));
             }
             if next.commit > self.terms.last_index() {
-                return Err(refuse(format!("commit {} of a log that ends at {}", next.commit, self.terms.last_index())));
+                return Err(refuse(format!(
+                    "commit {} of a log that ends at {}",
+                    next.commit,
+                    self.terms.last_index()
+                )));
             }
             // A cut raises the commit index on disk past the one raft last reported.
             let commit = next.commit.max(now.commit);
             self.hard_state = HardState { commit, ..next.clone() };
-        }
-        if self.hard_state.commit > self.terms.last_index() {
-            return Err(refuse(format!("committed entries up to {} would be lost", self.hard_state.commit)));
         }
         Ok(terms_changed)
     }
@@ -119,6 +123,7 @@ pub(super) struct LiveSize {
     pub appended_bytes: u64,
     /// `(index, appended_bytes once it was written)`, from the truncated index upwards, about one a megabyte.
     marks: VecDeque<(u64, u64)>,
+    last_index: u64,
 }
 
 impl LiveSize {
@@ -127,7 +132,7 @@ impl LiveSize {
         if last_index > truncated_index {
             marks.push_back((last_index, appended_bytes));
         }
-        Self { appended_bytes, marks }
+        Self { appended_bytes, marks, last_index }
     }
 
     pub fn live_bytes(&self) -> u64 {
@@ -143,6 +148,7 @@ impl LiveSize {
     }
 
     fn mark(&mut self, last_index: u64) {
+        self.last_index = last_index;
         let (index, bytes) = self.marks.back().copied().unwrap_or_default();
         if last_index > index && (self.appended_bytes - bytes >= MARK_EVERY_BYTES || self.marks.is_empty()) {
             self.marks.push_back((last_index, self.appended_bytes));
@@ -156,13 +162,9 @@ impl LiveSize {
             below = mark;
             self.marks.pop_front();
         }
-        let bytes = match self.marks.front() {
-            Some(above) => {
-                let share = (upto - below.0) as f64 / (above.0 - below.0) as f64;
-                below.1 + ((above.1 - below.1) as f64 * share) as u64
-            }
-            None => below.1,
-        };
+        let above = self.marks.front().copied().unwrap_or((self.last_index, self.appended_bytes));
+        let share = if above.0 > below.0 { (upto - below.0) as f64 / (above.0 - below.0) as f64 } else { 1.0 };
+        let bytes = below.1 + ((above.1 - below.1) as f64 * share.min(1.0)) as u64;
         self.marks.push_front((upto, bytes));
     }
 }

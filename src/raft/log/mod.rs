@@ -87,9 +87,9 @@ pub struct Written {
     pub entries: usize,
     /// Until the kernel had the bytes, a change of files included.
     pub write: Duration,
-    /// Of it, the time in fsync; zero if there was none.
+    /// After that, in fsync; zero if there was none.
     pub sync: Duration,
-    /// Everything written so far is durable.
+    /// Everything written so far is durable. Never so under `--unsafe-no-fsync`.
     pub synced: bool,
 }
 
@@ -155,7 +155,7 @@ pub trait LogStore: Send {
 }
 
 /// Gives back space that the log no longer needs. To be run on a timer, away from the LogWriter's thread: it may copy
-/// live entries out of old files.
+/// live entries out of old files. It keeps the files open: drop every purger before the log is opened again.
 #[derive(Clone, Default)]
 pub struct Purger(Option<std::sync::Arc<raft_engine::Engine>>);
 

@@ -110,7 +110,8 @@ fn list(dir: &Path) -> Result<Files, LogError> {
             continue;
         }
         let foreign = || LogError::Corrupt { path: path.clone(), offset: None, detail: "not a file of the log".into() };
-        let name = path.file_name().and_then(|name| name.to_str()).filter(|name| name.is_ascii()).ok_or_else(foreign)?;
+        let name =
+            path.file_name().and_then(|name| name.to_str()).filter(|name| name.is_ascii()).ok_or_else(foreign)?;
         let Some((stem, extension)) = name.split_once('.') else { continue };
         let queue = match extension {
             "raftlog" => &mut files.append,
@@ -209,7 +210,8 @@ fn repair(path: &Path, bytes: &[u8], survey: &Survey) -> Result<(), LogError> {
     if survey.end < bytes.len() {
         file.set_len(survey.end as u64).map_err(failed("truncate", path))?;
     }
-    file.write_all_at(&bytes[survey.synced_end..survey.end], survey.synced_end as u64).map_err(failed("write", path))?;
+    file.write_all_at(&bytes[survey.synced_end..survey.end], survey.synced_end as u64)
+        .map_err(failed("write", path))?;
     file.sync_all().map_err(failed("sync", path))
 }
 
