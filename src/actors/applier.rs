@@ -15,7 +15,7 @@
 use crate::actors::Tick;
 use crate::actors::lease_keeper::LeasesChanged;
 use crate::actors::raft_node::{Applied, ConfChangeApplied};
-use crate::actors::snapshotter::BackendDurable;
+use crate::actors::snapshotter::{BackendDurable, CompactionFinished};
 use crate::actors::watch_hub::StoreChanged;
 use crate::cast::{Published, Reply, RequestError};
 use crate::process;
@@ -62,6 +62,7 @@ pub struct Links {
     pub store_changed: Recipient<StoreChanged>,
     pub leases_changed: Recipient<LeasesChanged>,
     pub backend_durable: Recipient<BackendDurable>,
+    pub compaction_finished: Recipient<CompactionFinished>,
 }
 
 pub struct Applier {
@@ -171,7 +172,13 @@ impl Applier {
         }
         self.compacted_at = now;
         match self.machine.delete_compacted(self.pace.rows_max) {
-            Ok(deleted) => self.metrics.mvcc.db_compaction_keys.inc_by(deleted as u64),
+            Ok(deleted) => {
+                self.metrics.mvcc.db_compaction_keys.inc_by(deleted.rows as u64);
+                if let Some(revision) = deleted.finished {
+                    slog::info!(self.log, "finished scheduled compaction"; "compact-revision" => revision.0);
+                    self.links.compaction_finished.do_send(CompactionFinished { view: self.published.load() });
+                }
+            }
             Err(error) => process::fatal(&self.log, &format!("compacted revisions could not be deleted: {error}")),
         }
     }

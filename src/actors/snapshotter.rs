@@ -19,6 +19,7 @@ use crate::snapshot::policy::{Action, SnapshotPolicy};
 use crate::snapshot::SnapshotStore;
 use crate::state::{View, portable};
 use crate::telemetry::clock::Clock;
+use castd_backend_api::Table;
 use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient};
 use slog::Logger;
 use std::sync::Arc;
@@ -33,6 +34,13 @@ pub struct BackendDurable {
     /// A crash now would leave the backend at this index.
     pub durable: LogIndex,
     /// State as of the last applied entry.
+    pub view: Arc<View>,
+}
+
+/// Event, from the Applier: rows were deleted whose space can be given back.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct CompactionFinished {
     pub view: Arc<View>,
 }
 
@@ -57,6 +65,7 @@ enum Done {
     Flushed,
     SnapshotTaken(SnapshotStore, LogPosition),
     Purged,
+    Reclaimed,
 }
 
 pub struct Links {
@@ -72,6 +81,7 @@ pub struct Snapshotter {
     purger: Purger,
     is_flushing: bool,
     is_purging: bool,
+    is_reclaiming: bool,
     purged_at: Duration,
     clock: Clock,
     log: Logger,
@@ -93,6 +103,7 @@ impl Snapshotter {
             purger,
             is_flushing: false,
             is_purging: false,
+            is_reclaiming: false,
             purged_at: Duration::ZERO,
             clock,
             log,
@@ -158,6 +169,22 @@ impl Handler<BackendDurable> for Snapshotter {
     }
 }
 
+impl Handler<CompactionFinished> for Snapshotter {
+    type Result = ();
+
+    fn handle(&mut self, finished: CompactionFinished, context: &mut Self::Context) {
+        if self.is_reclaiming {
+            return;
+        }
+        self.is_reclaiming = true;
+        let backend = Arc::clone(finished.view.backend());
+        self.on_worker("reclaim", context, move || {
+            backend.reclaim(Table::Kv)?;
+            Ok(Done::Reclaimed)
+        });
+    }
+}
+
 impl Handler<LogGrown> for Snapshotter {
     type Result = ();
 
@@ -181,6 +208,7 @@ impl Handler<Done> for Snapshotter {
                 slog::info!(self.log, "saved snapshot"; "snapshot-index" => position.index.0);
             }
             Done::Purged => self.is_purging = false,
+            Done::Reclaimed => self.is_reclaiming = false,
         }
     }
 }

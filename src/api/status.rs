@@ -112,6 +112,10 @@ impl From<EtcdError> for Wire {
     }
 }
 
+fn unimplemented(message: &str) -> Wire {
+    Wire { code: Code::Unimplemented, message: message.to_owned() }
+}
+
 impl From<&RequestError> for Wire {
     fn from(error: &RequestError) -> Wire {
         let known = match error {
@@ -128,12 +132,15 @@ impl From<&RequestError> for Wire {
                 CheckError::TooManyOps => EtcdError::TooManyOps,
                 CheckError::DuplicateKey => EtcdError::DuplicateKey,
                 CheckError::InvalidSortOption => EtcdError::InvalidSortOption,
+                CheckError::SortedStream => return unimplemented("RangeStream does not support custom sort orders"),
+                CheckError::FilteredStream => return unimplemented("RangeStream does not support revision filters"),
             },
             RequestError::Mvcc(error) => match error {
-                MvccError::Compacted => EtcdError::Compacted,
-                MvccError::FutureRevision => EtcdError::FutureRevision,
+                MvccError::Compacted { .. } => EtcdError::Compacted,
+                MvccError::FutureRevision { .. } => EtcdError::FutureRevision,
                 MvccError::KeyNotFound => EtcdError::KeyNotFound,
-                MvccError::LeaseNotFound => EtcdError::LeaseNotFound,
+                MvccError::LeaseNotFound(_) => EtcdError::LeaseNotFound,
+                MvccError::Store(error) => return Wire { code: Code::Internal, message: error.to_string() },
             },
             RequestError::Lease(error) => match error {
                 LeaseError::NotFound => EtcdError::LeaseNotFound,
@@ -146,9 +153,7 @@ impl From<&RequestError> for Wire {
             RequestError::Stopped => EtcdError::Stopped,
             RequestError::InvalidClientApiVersion => EtcdError::InvalidClientApiVersion,
             RequestError::UnknownHealthService => EtcdError::UnknownHealthService,
-            RequestError::NotYet(_) | RequestError::RangeStreamUnsupported(_) => {
-                return Wire { code: Code::Unimplemented, message: error.to_string() };
-            }
+            RequestError::NotYet(text) => return unimplemented(text),
         };
         known.into()
     }

@@ -10,10 +10,10 @@ use crate::cast::RequestError;
 use crate::ids::{LeaseId, LogIndex, Revision, Term};
 use crate::lease::LeaseTable;
 use crate::membership::members::Members;
-use crate::mvcc::{Changes, MvccError, Slice, Store, StoreError};
+use crate::mvcc::{Answer, Changes, MvccError, Progress, Slice, Store, StoreError};
 use crate::state::rows::{self, AppliedPosition};
 use crate::state::{Outcome, View};
-use castd_backend_api::{Backend, BackendError, Table};
+use castd_backend_api::{Backend, BackendError, Table, WriteBatch};
 use castd_proto::castdpb::{
     ConfChange, ConfChangeV2, MembershipChange, RaftRequest, raft_request::Op,
 };
@@ -58,6 +58,14 @@ pub struct Applied {
     pub conf_changes: Vec<eraftpb::ConfChangeV2>,
 }
 
+/// One piece of physical deletion.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deleted {
+    pub rows: usize,
+    /// Nothing compacted up to here is left.
+    pub finished: Option<Revision>,
+}
+
 pub struct Machine {
     store: Store,
     leases: LeaseTable,
@@ -74,8 +82,8 @@ impl Machine {
     /// # Errors
     /// When the backend fails or a row is damaged.
     pub fn open(backend: Arc<dyn Backend>) -> Result<Self, StateError> {
-        let store = Store::open(Arc::clone(&backend))?;
-        let leases = LeaseTable::open(backend.as_ref(), &store)?;
+        let mut store = Store::open(Arc::clone(&backend))?;
+        let leases = LeaseTable::open(backend.as_ref(), store.take_attached())?;
         Ok(Machine {
             leases,
             members: Arc::new(rows::read_members(backend.as_ref())?),
@@ -127,7 +135,7 @@ impl Machine {
     pub fn apply(&mut self, entries: &[Entry]) -> Result<Applied, StateError> {
         let mut applied = Applied::default();
         applied.outcomes.reserve(entries.len());
-        let mut slice = self.store.begin();
+        let mut slice = self.store.begin(WriteBatch::new());
         for entry in entries {
             assert_eq!(entry.index, self.applied.index.0 + 1, "entries are applied in order, each once");
             let outcome = match entry.get_entry_type() {
@@ -159,21 +167,29 @@ impl Machine {
             self.applied = AppliedPosition { index: LogIndex(entry.index), term: Term(entry.term) };
         }
         self.applied.put(slice.batch());
-        slice.commit()?;
+        let staged = slice.finish();
+        self.backend.write(&staged.batch)?;
+        applied.changes = staged.changes;
         Ok(applied)
     }
 
     /// Whether a compaction left rows that nobody can read any more.
     pub fn has_compacted_rows(&self) -> bool {
-        self.store.has_compacted_rows()
+        self.store.finished_compact_revision() < self.store.compact_revision()
     }
 
-    /// Deletes up to `rows_max` of them, once no view can read them. Answers how many.
+    /// Deletes up to `rows_max` of them, once no view can read them.
     ///
     /// # Errors
     /// When the backend fails.
-    pub fn delete_compacted(&mut self, rows_max: usize) -> Result<usize, StateError> {
-        Ok(self.store.delete_compacted(rows_max)?)
+    pub fn delete_compacted(&mut self, rows_max: usize) -> Result<Deleted, BackendError> {
+        let mut deleted = Deleted::default();
+        if let Progress::Step { batch, finished } = self.store.compact_step(rows_max) {
+            self.backend.write(&batch)?;
+            deleted.rows = batch.ops().len();
+            deleted.finished = finished;
+        }
+        Ok(deleted)
     }
 }
 
@@ -191,9 +207,9 @@ impl Step<'_, '_> {
     fn carry_out(&mut self, request: RaftRequest) -> Result<Result<Outcome, RequestError>, StateError> {
         let Some(op) = request.op else { return Ok(Ok(Outcome::Done)) };
         let outcome = match op {
-            Op::Put(put) => self.slice.put(&put, self.leases).map(Outcome::Put),
-            Op::DeleteRange(delete) => self.slice.delete_range(&delete, self.leases).map(Outcome::DeleteRange),
-            Op::Txn(txn) => self.slice.txn(&txn, self.leases).map(Outcome::Txn),
+            Op::Put(put) => self.slice.put(self.leases, &put, Answer::Wanted).map(Outcome::Put),
+            Op::DeleteRange(delete) => self.slice.delete_range(self.leases, &delete, Answer::Wanted).map(Outcome::DeleteRange),
+            Op::Txn(txn) => self.slice.txn(self.leases, &txn, Answer::Wanted).map(Outcome::Txn),
             Op::Compact(compact) => self.compact(&compact),
             Op::LeaseGrant(grant) => return Ok(self.grant(&grant)),
             Op::LeaseRevoke(revoke) => return self.revoke(LeaseId(revoke.id)),
@@ -228,10 +244,7 @@ impl Step<'_, '_> {
             Op::Alarm(_) => return Ok(Err(RequestError::NotYet("castd does not have alarms yet"))),
         };
         match outcome {
-            Ok(outcome) => {
-                self.applied.changes.extend(self.slice.take_changes());
-                Ok(Ok(outcome))
-            }
+            Ok(outcome) => Ok(Ok(outcome)),
             Err(MvccError::Store(error)) => Err(error.into()),
             Err(error) => Ok(Err(error.into())),
         }
@@ -244,9 +257,9 @@ impl Step<'_, '_> {
             // Also after Compacted: whoever asks for the physical part waits for the earlier ones.
             self.applied.waits_for_deletion.push(place);
         }
-        compacted?;
+        let answer = compacted?;
         self.applied.compacted = Some(Revision(compact.revision));
-        Ok(Outcome::Compact(pb::CompactionResponse { header: Some(self.header()) }))
+        Ok(Outcome::Compact(answer))
     }
 
     fn grant(&mut self, grant: &pb::LeaseGrantRequest) -> Result<Outcome, RequestError> {
@@ -262,8 +275,7 @@ impl Step<'_, '_> {
             Ok(keys) => keys,
             Err(error) => return Ok(Err(error.into())),
         };
-        self.slice.delete_keys(&keys)?;
-        self.applied.changes.extend(self.slice.take_changes());
+        self.slice.delete_keys(self.leases, &keys);
         self.applied.leases.push(LeaseChange::Revoked { lease });
         Ok(Ok(Outcome::LeaseRevoke(pb::LeaseRevokeResponse { header: Some(self.header()) })))
     }

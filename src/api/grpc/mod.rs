@@ -14,6 +14,7 @@ mod kv;
 mod lease;
 mod lock;
 mod maintenance;
+mod range_stream;
 mod watch;
 
 use crate::api::permit::{Caller, Permit, authorize};
