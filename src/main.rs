@@ -1,1 +1,118 @@
-fn main() {}
+//! castd: reads what the operator wants, starts one member, and runs it until a signal.
+
+use castd::config::{self, Invocation, Level, Note, Severity, Surroundings};
+use castd::member::Member;
+use castd::process;
+use castd::telemetry::log::{self, LogGuard, LogSettings};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use slog::{Logger, error, info, warn};
+use std::io::Write as _;
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match config::from_invocation(&Surroundings::of_this_process()) {
+        Invocation::Run(config, notes) => run(&config, &notes),
+        Invocation::Help => say(0, &config::flags_text(), &config::usage()),
+        Invocation::Version => say(0, &config::version_text(), ""),
+        Invocation::Exit { code, stdout, stderr } => say(code, &stdout, &stderr),
+        Invocation::Failed { code, logging, notes } => match start_log(&logging) {
+            Ok((log, _guard)) => {
+                notes.iter().for_each(|note| write_note(&log, note));
+                exit_code(code)
+            }
+            Err(failed) => failed,
+        },
+    }
+}
+
+fn run(config: &config::Config, notes: &[Note]) -> ExitCode {
+    let (log, guard) = match start_log(&config.logging) {
+        Ok(started) => started,
+        Err(failed) => return failed,
+    };
+    process::install_panic_hook(log.clone(), guard.flusher());
+    notes.iter().for_each(|note| write_note(&log, note));
+    let mut refused = false;
+    for not_yet in config.not_yet() {
+        match not_yet.severity {
+            Severity::Warn => warn!(log, "has no effect yet"; "flag" => not_yet.flag, "reason" => not_yet.text),
+            Severity::Refuse => {
+                refused = true;
+                error!(log, "failed to verify flags"; "error" => %not_yet);
+            }
+        }
+    }
+    if refused {
+        return exit_code(process::EXIT_FAILURE);
+    }
+    // Before any thread starts: from here on a signal is a request to stop, not the end.
+    let mut signals = match Signals::new([SIGTERM, SIGINT]) {
+        Ok(signals) => signals,
+        Err(failure) => {
+            error!(log, "cannot wait for signals"; "error" => %failure);
+            return exit_code(process::EXIT_FAILURE);
+        }
+    };
+    write_note(&log, &config.starting_note());
+    let member = match Member::start_logged(config, &log) {
+        Ok(member) => member,
+        Err(failure) => {
+            slog::crit!(log, "discovery failed"; "error" => %failure);
+            return exit_code(process::EXIT_FAILURE);
+        }
+    };
+    notify_ready(&log);
+
+    let signal = signals.forever().next().unwrap_or(SIGTERM);
+    info!(log, "received signal; shutting down"; "signal" => if signal == SIGINT { "interrupt" } else { "terminated" });
+    member.stop();
+    drop(log);
+    drop(guard);
+    if std::process::id() == 1 {
+        return ExitCode::SUCCESS;
+    }
+    // As etcd does: whoever waits for this process sees that the signal ended it.
+    let _ = signal_hook::low_level::emulate_default_handler(signal);
+    ExitCode::FAILURE
+}
+
+fn start_log(settings: &LogSettings) -> Result<(Logger, LogGuard), ExitCode> {
+    log::start(settings).map_err(|failure| say(process::EXIT_FAILURE, "", &format!("{failure}\n")))
+}
+
+fn notify_ready(log: &Logger) {
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return;
+    }
+    info!(log, "notifying init daemon");
+    match sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        Ok(()) => info!(log, "successfully notified init daemon"),
+        Err(failure) => error!(log, "failed to notify systemd for readiness"; "error" => %failure),
+    }
+}
+
+fn write_note(log: &Logger, note: &Note) {
+    let fields = note.values();
+    match note.level {
+        Level::Debug => slog::debug!(log, "{}", note.message; fields),
+        Level::Info => info!(log, "{}", note.message; fields),
+        Level::Warn => warn!(log, "{}", note.message; fields),
+        Level::Error | Level::Dpanic => error!(log, "{}", note.message; fields),
+        Level::Panic | Level::Fatal => slog::crit!(log, "{}", note.message; fields),
+    }
+}
+
+/// Output that nobody reads is not worth failing over.
+fn say(code: i32, stdout: &str, stderr: &str) -> ExitCode {
+    let _ = std::io::stderr().write_all(stderr.as_bytes());
+    let _ = std::io::stdout().write_all(stdout.as_bytes());
+    exit_code(code)
+}
+
+fn exit_code(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}

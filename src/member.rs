@@ -25,6 +25,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
 
 /// How long requests in flight may take to finish once the member is told to stop.
 const GRACE: Duration = Duration::from_secs(5);
@@ -51,6 +52,7 @@ pub struct Member {
     client_port: EdgeServer,
     peer_port: EdgeServer,
     running: Running,
+    stopping: CancellationToken,
     tracing: Tracing,
     backend: Arc<dyn Backend>,
     log: Logger,
@@ -107,6 +109,7 @@ impl Member {
             .enable_all()
             .build()
             .map_err(StartError::Thread)?;
+        let stopping = CancellationToken::new();
         let edge = Edge {
             cast: cast.clone(),
             tracer: tracing.tracer(),
@@ -118,14 +121,16 @@ impl Member {
                 slow_request: config.warning_unary_request_duration,
             },
             clock,
+            stopping: stopping.clone(),
             log: log.new(o!("part" => "edge")),
         };
         runtime.block_on(publish(config, &cast, &metrics, log))?;
 
         let http = Arc::new(MemberHttp::new(cast, metrics));
         let (client_port, peer_port) = runtime.block_on(async {
-            let access = Access::new(&config.cors, &config.host_whitelist);
-            let client_app = client_app(ClientHttp { backend: http.clone(), access, log: log.clone() });
+            let access = Access { origins: config.cors.clone(), hosts: config.host_whitelist.clone() };
+            let read_timeout = config.request_timeout();
+            let client_app = client_app(ClientHttp { backend: http.clone(), access, read_timeout, log: log.clone() });
             let client_port =
                 EdgeServer::start(listen_settings("client", config, client_sockets), edge.routes(), client_app, log.clone());
             let client_port = client_port.await?;
@@ -139,7 +144,7 @@ impl Member {
             warn!(log, "serving client traffic insecurely; this is strongly discouraged!";
                 "traffic" => "grpc+http", "address" => %address);
         }
-        Ok(Member { runtime, client_port, peer_port, running, tracing, backend, log: log.clone(), _data_dir: data_dir })
+        Ok(Member { runtime, client_port, peer_port, running, stopping, tracing, backend, log: log.clone(), _data_dir: data_dir })
     }
 
     /// Where clients connect.
@@ -155,8 +160,9 @@ impl Member {
     /// Lets requests in flight finish, ends all threads, and makes the backend durable, so that the next start has nothing
     /// to replay.
     pub fn stop(self) {
-        let Member { runtime, client_port, peer_port, running, tracing, backend, log, _data_dir } = self;
+        let Member { runtime, client_port, peer_port, running, stopping, tracing, backend, log, _data_dir } = self;
         info!(log, "closing etcd server");
+        stopping.cancel();
         runtime.block_on(async {
             tokio::join!(client_port.stop(GRACE), peer_port.stop(GRACE));
         });

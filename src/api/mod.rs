@@ -12,5 +12,6 @@
 pub mod grpc;
 pub mod http;
 pub mod listen;
+pub mod member_http;
 pub mod permit;
 pub mod status;

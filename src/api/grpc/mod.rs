@@ -18,14 +18,15 @@ mod range_stream;
 mod watch;
 
 use crate::api::permit::{Caller, Permit, authorize};
+use crate::api::listen::Routes;
 use crate::cast::{Cast, RequestError};
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::{Span, SpanContext, Tracer};
 use castd_proto::{Kind, Rpc, etcdserverpb as pb, health as health_pb, v3electionpb, v3lockpb};
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
-use tonic::service::Routes;
 use tonic::{Code, Request, Response, Status};
 
 /// etcd receives messages of `--max-request-bytes` and this much more; the raft limit then gives the better error.
@@ -54,6 +55,8 @@ pub struct Edge {
     pub metrics: Metrics,
     pub settings: EdgeSettings,
     pub clock: Clock,
+    /// Cancelled when the member stops: streams end then, other calls finish.
+    pub stopping: CancellationToken,
     pub log: slog::Logger,
 }
 
