@@ -2,7 +2,9 @@
 //!
 //! Start with `ARCHITECTURE.md`: the walk of one put, the cast, the table of messages.
 
+pub mod config;
 pub mod ids;
+pub mod membership;
 pub mod telemetry;
 pub mod watch;
 pub mod raft;

@@ -77,7 +77,9 @@ impl Members {
                 self.members.get(&id)?;
                 MemberRow::Removed(id)
             }
-            Kind::Update => MemberRow::Set(Member { peer_urls: given.peer_urls.clone(), ..self.members.get(&id)?.clone() }),
+            Kind::Update => {
+                MemberRow::Set(Member { peer_urls: given.peer_urls.clone(), ..self.members.get(&id)?.clone() })
+            }
             Kind::Promote => MemberRow::Set(Member { is_learner: false, ..self.members.get(&id)?.clone() }),
         };
         self.put(row.clone());
