@@ -530,6 +530,54 @@ mod tests {
     }
 
     #[test]
+    fn raft_serves_a_follower_that_is_far_behind_from_fetched_entries() {
+        use ::raft::eraftpb::{Message, MessageType};
+        let mut window = filled(20);
+        window.set_hard_state(HardState { term: 1, commit: 20, ..HardState::default() });
+        window.shrink_to(20);
+        let config = ::raft::Config { id: 1, applied: 20, max_size_per_msg: 100, ..::raft::Config::default() };
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let mut node = ::raft::RawNode::new(&config, window, &logger).unwrap();
+        let from_two = |msg_type, term, set: &dyn Fn(&mut Message)| {
+            let mut message = Message { msg_type, from: 2, to: 1, term, ..Message::default() };
+            set(&mut message);
+            message
+        };
+        let turn = |node: &mut ::raft::RawNode<Window>| {
+            let mut messages = vec![];
+            while node.has_ready() {
+                let mut ready = node.ready();
+                messages.extend(ready.take_messages());
+                node.mut_store().append(ready.entries());
+                messages.extend(ready.take_persisted_messages());
+                let number = ready.number();
+                node.advance_append_async(ready);
+                node.on_persist_ready(number);
+            }
+            messages
+        };
+        node.campaign().unwrap();
+        turn(&mut node);
+        node.step(from_two(MessageType::MsgRequestVoteResponse, 2, &|_| ())).unwrap();
+        assert_eq!(node.raft.state, ::raft::StateRole::Leader);
+        turn(&mut node);
+        // The follower has entries up to 4 only, which is far below the window.
+        let behind = |message: &mut Message| {
+            (message.index, message.reject, message.reject_hint, message.log_term) = (20, true, 4, 1);
+        };
+        node.step(from_two(MessageType::MsgAppendResponse, 2, &behind)).unwrap();
+        assert!(turn(&mut node).iter().all(|message| message.get_msg_type() != MessageType::MsgAppend));
+        let wanted = node.mut_store().take_fetch_requests();
+        assert_eq!(wanted, [FetchRequest { low: 5, high: 21, bytes_max: 100 }]);
+        let contexts = node.mut_store().offer_fetched(5, (5..9).map(|index| entry(index, 1, 10)).collect());
+        contexts.into_iter().for_each(|context| node.on_entries_fetched(context));
+        node.mut_store().drop_fetched();
+        let sent =
+            turn(&mut node).into_iter().find(|message| message.get_msg_type() == MessageType::MsgAppend).unwrap();
+        assert_eq!((sent.index, sent.entries.first().unwrap().index), (4, 5));
+    }
+
+    #[test]
     #[should_panic(expected = "below the window")]
     fn committed_entries_are_not_overwritten() {
         let mut window = filled(20);

@@ -216,15 +216,20 @@ pub(super) fn same(log: &mut dyn LogStore, model: &Model) {
     }
 }
 
+/// These tests count calls of fsync and cut files; what fsync does is the kernel's business, and slow on a disk.
+pub(super) fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 pub(super) fn small_files(dir: &std::path::Path) -> EngineLogOptions {
     EngineLogOptions { file_bytes: 4096, purge_above_bytes: 16384, ..EngineLogOptions::new(dir) }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(40))]
     #[test]
     fn a_log_of_files_recovers_what_was_written(steps in steps()) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let options = small_files(&dir.path().join("a/log"));
         let (mut log, mut model) = (EngineLog::open(options.clone()).unwrap(), Model::new());
         assert_eq!(log.load(LogIndex(0)).unwrap(), model.recovered(0));
@@ -285,7 +290,7 @@ fn a_broken_disk_fails_every_call_until_the_machine_comes_back() {
 
 #[test]
 fn without_fsync_nothing_is_called_synced_and_all_is_there_after_the_process_ends() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let options = EngineLogOptions { fsync: false, ..small_files(dir.path()) };
     let mut log = EngineLog::open(options.clone()).unwrap();
     let install = Install {
@@ -304,7 +309,7 @@ fn without_fsync_nothing_is_called_synced_and_all_is_there_after_the_process_end
 
 #[test]
 fn a_log_in_use_is_not_opened_twice() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let log = EngineLog::open(small_files(dir.path())).unwrap();
     assert!(matches!(EngineLog::open(small_files(dir.path())), Err(LogError::Locked { .. })));
     drop(log);
@@ -313,7 +318,7 @@ fn a_log_in_use_is_not_opened_twice() {
 
 #[test]
 fn superfluous_files_go_away_and_live_ones_are_reported_as_held() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let (mut log, mut model) = (EngineLog::open(small_files(dir.path())).unwrap(), Model::new());
     begin(&mut log, &mut model);
     let part = Part { back: 0, count: 5, newer: 0, bytes: 500, commit: Some(100), sync: false };
@@ -334,7 +339,7 @@ fn superfluous_files_go_away_and_live_ones_are_reported_as_held() {
 #[test]
 fn purging_on_another_thread_while_the_log_is_written_loses_nothing() {
     use std::sync::atomic::{AtomicBool, Ordering};
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let (mut log, mut model) = (EngineLog::open(small_files(dir.path())).unwrap(), Model::new());
     begin(&mut log, &mut model);
     let (purger, done) = (log.purger(), AtomicBool::new(false));

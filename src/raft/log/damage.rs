@@ -1,6 +1,6 @@
 //! Files as a crash or a bad disk leaves them: what was acknowledged is there, or the start says why it cannot be.
 
-use super::contract::{Model, Step, begin, same, small_files, step, steps};
+use super::contract::{Model, Step, begin, same, scratch, small_files, step, steps};
 use super::{EngineLog, EngineLogOptions, LogError, LogStore, LogWrite};
 use crate::ids::LogIndex;
 use ::raft::eraftpb::{Entry, HardState};
@@ -65,7 +65,7 @@ fn three_records(dir: &Path) -> (EngineLog, Vec<Model>) {
 
 #[test]
 fn a_last_record_torn_or_zeroed_at_any_byte_is_dropped_and_the_ones_before_it_stay() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let (from, to) = (dir.path().join("log"), dir.path().join("image"));
     let (log, models) = three_records(&from);
     let whole = fs::read(newest(&from)).unwrap();
@@ -91,7 +91,7 @@ fn a_last_record_torn_or_zeroed_at_any_byte_is_dropped_and_the_ones_before_it_st
 
 #[test]
 fn a_flipped_bit_in_what_was_synced_is_an_error_that_names_the_file() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let (from, to) = (dir.path().join("log"), dir.path().join("image"));
     let (mut log, models) = three_records(&from);
     // Not synced: vouches for the three before it.
@@ -116,7 +116,7 @@ fn a_flipped_bit_in_what_was_synced_is_an_error_that_names_the_file() {
 
 #[test]
 fn a_lost_file_is_an_error() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let (from, to) = (dir.path().join("log"), dir.path().join("image"));
     let mut log = EngineLog::open(small_files(&from)).unwrap();
     begin(&mut log, &mut Model::new());
@@ -143,7 +143,7 @@ fn a_lost_file_is_an_error() {
 
 #[test]
 fn a_crash_while_files_are_changed_leaves_a_log_that_opens() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let (from, to) = (dir.path().join("log"), dir.path().join("image"));
     let (log, models) = three_records(&from);
     drop(log);
@@ -166,7 +166,7 @@ fn a_crash_while_files_are_changed_leaves_a_log_that_opens() {
 
 #[test]
 fn foreign_files_and_newer_headers_do_not_panic() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let (from, to) = (dir.path().join("log"), dir.path().join("image"));
     drop(three_records(&from));
     for (name, opens) in [
@@ -192,7 +192,7 @@ fn foreign_files_and_newer_headers_do_not_panic() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(40))]
     /// Unsynced writes may be lost from some point on, and only they.
     #[test]
     fn after_a_crash_the_log_is_one_that_was_written_and_not_older_than_the_last_sync(
@@ -200,7 +200,7 @@ proptest! {
         cut in 0usize..=100,
         zeroed in any::<bool>(),
     ) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let (from, to) = (dir.path().join("log"), dir.path().join("image"));
         let options = large_files(&from);
         let (mut log, mut model) = (EngineLog::open(options.clone()).unwrap(), Model::new());
@@ -240,7 +240,7 @@ proptest! {
         noise in prop::option::of((any::<prop::sample::Index>(), prop::collection::vec(any::<u8>(), 1..200))),
         rewrite in prop::collection::vec(any::<u8>(), 0..300),
     ) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let from = dir.path().join("log");
         let (log, models) = three_records(&from);
         drop(log);

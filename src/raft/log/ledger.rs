@@ -33,15 +33,14 @@ impl Ledger {
             return Err(refuse("the log was never begun".into()));
         }
         let mut terms_changed = false;
-        let mut next = write.entries.first().map_or(0, |entry| entry.index);
-        if !write.entries.is_empty() && next <= self.hard_state.commit {
-            return Err(refuse(format!("entry {next} is committed, as all up to {}", self.hard_state.commit)));
+        let first = write.entries.first().map_or(u64::MAX, |entry| entry.index);
+        if first <= self.hard_state.commit {
+            return Err(refuse(format!("entry {first} is committed, as all up to {}", self.hard_state.commit)));
         }
-        for entry in &write.entries {
-            if entry.index != next {
-                return Err(refuse(format!("entry {} follows entry {}", entry.index, next.wrapping_sub(1))));
+        for (expected, entry) in (first..).zip(&write.entries) {
+            if entry.index != expected {
+                return Err(refuse(format!("entry {} stands where {expected} should", entry.index)));
             }
-            next += 1;
             terms_changed |= self.terms.push(entry.index, entry.term).map_err(refuse)?;
             self.size.grow(entry_bytes(entry));
         }

@@ -61,10 +61,10 @@ pub(super) fn check_and_repair(dir: &Path) -> Result<(), LogError> {
         let bytes = read(path)?;
         let survey = Survey::of(&bytes, *number, last_number);
         last_number = survey.last_number;
-        if let Some(defect) = survey.defect {
-            if !newest || survey.vouched_for(&bytes, *number) {
-                return Err(corrupt(path, survey.end, defect));
-            }
+        if let Some(defect) = survey.defect
+            && (!newest || survey.vouched_for(&bytes, *number))
+        {
+            return Err(corrupt(path, survey.end, defect));
         }
         if newest {
             repair(path, &bytes, &survey)?;
@@ -283,7 +283,7 @@ fn find_state(items: &[u8]) -> Option<Option<StateRecord>> {
             // Indexes of entries: count, first index, the end of each in the block of entries.
             1 => {
                 let count = items.varint()?;
-                for _ in 0..count + u64::from(count > 0) {
+                for _ in 0..count.saturating_add(u64::from(count > 0)) {
                     items.varint()?;
                 }
             }
