@@ -50,7 +50,7 @@ struct Pass {
     /// Where in the index the next step begins.
     from: Option<Vec<u8>>,
     is_swept: bool,
-    /// Rows that the index has forgotten and the backend not yet.
+    /// Rows that the index has forgotten and the backend not yet, of each key the oldest first.
     doomed: VecDeque<RowKey>,
 }
 
