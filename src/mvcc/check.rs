@@ -14,25 +14,12 @@ use castd_proto::etcdserverpb::{
 
 use super::{RequestError, index::Span, spans::Spans};
 
-pub fn check_range(request: &RangeRequest) -> Result<(), RequestError> {
+pub fn range(request: &RangeRequest) -> Result<(), RequestError> {
     if request.key.is_empty() {
         return Err(RequestError::EmptyKey);
     }
     if SortOrder::try_from(request.sort_order).is_err() || SortTarget::try_from(request.sort_target).is_err() {
         return Err(RequestError::InvalidSortOption);
-    }
-    Ok(())
-}
-
-/// A stream gives keys in their order only, and all of them.
-pub fn check_range_stream(request: &RangeRequest) -> Result<(), RequestError> {
-    check_range(request)?;
-    let by_key = request.sort_target() == SortTarget::Key && request.sort_order() == SortOrder::Ascend;
-    if request.sort_order() != SortOrder::None && !by_key {
-        return Err(RequestError::SortedStream);
-    }
-    if has_revision_filter(request) {
-        return Err(RequestError::FilteredStream);
     }
     Ok(())
 }
@@ -44,7 +31,7 @@ pub(super) fn has_revision_filter(request: &RangeRequest) -> bool {
         || request.max_create_revision != 0
 }
 
-pub fn check_put(request: &PutRequest) -> Result<(), RequestError> {
+pub fn put(request: &PutRequest) -> Result<(), RequestError> {
     if request.key.is_empty() {
         return Err(RequestError::EmptyKey);
     }
@@ -57,12 +44,12 @@ pub fn check_put(request: &PutRequest) -> Result<(), RequestError> {
     Ok(())
 }
 
-pub fn check_delete_range(request: &DeleteRangeRequest) -> Result<(), RequestError> {
+pub fn delete_range(request: &DeleteRangeRequest) -> Result<(), RequestError> {
     if request.key.is_empty() { Err(RequestError::EmptyKey) } else { Ok(()) }
 }
 
 /// `ops_max` is `--max-txn-ops`. A nested txn has what the one around it left of that, and so the nesting is bounded too.
-pub fn check_txn(request: &TxnRequest, ops_max: usize) -> Result<(), RequestError> {
+pub fn txn(request: &TxnRequest, ops_max: usize) -> Result<(), RequestError> {
     check_ops(request, ops_max)?;
     check_duplicates(&request.success)?;
     check_duplicates(&request.failure)?;
@@ -91,10 +78,10 @@ fn check_ops(request: &TxnRequest, ops_max: usize) -> Result<(), RequestError> {
         return Err(RequestError::EmptyKey);
     }
     operations(request).try_for_each(|operation| match &operation.request {
-        Some(Request::RequestRange(range)) => check_range(range),
-        Some(Request::RequestPut(put)) => check_put(put),
-        Some(Request::RequestDeleteRange(delete)) => check_delete_range(delete),
-        Some(Request::RequestTxn(txn)) => check_ops(txn, left),
+        Some(Request::RequestRange(it)) => range(it),
+        Some(Request::RequestPut(it)) => put(it),
+        Some(Request::RequestDeleteRange(it)) => delete_range(it),
+        Some(Request::RequestTxn(it)) => check_ops(it, left),
         None => Err(RequestError::KeyNotFound),
     })
 }
@@ -145,19 +132,19 @@ impl<'a> Effects<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::check, *};
     use castd_proto::etcdserverpb::Compare;
 
-    fn put(key: &'static str) -> RequestOp {
+    fn put_of(key: &'static str) -> RequestOp {
         RequestOp { request: Some(Request::RequestPut(PutRequest { key: key.into(), ..Default::default() })) }
     }
 
-    fn delete(key: &'static str, range_end: &'static str) -> RequestOp {
+    fn delete_of(key: &'static str, range_end: &'static str) -> RequestOp {
         let request = DeleteRangeRequest { key: key.into(), range_end: range_end.into(), ..Default::default() };
         RequestOp { request: Some(Request::RequestDeleteRange(request)) }
     }
 
-    fn range(key: &'static str, serializable: bool) -> RequestOp {
+    fn range_of(key: &'static str, serializable: bool) -> RequestOp {
         let request = RangeRequest { key: key.into(), serializable, ..Default::default() };
         RequestOp { request: Some(Request::RequestRange(request)) }
     }
@@ -166,88 +153,75 @@ mod tests {
         RequestOp { request: Some(Request::RequestTxn(TxnRequest { compare: Vec::new(), success, failure })) }
     }
 
-    fn check(success: Vec<RequestOp>) -> Result<(), RequestError> {
+    fn checked(success: Vec<RequestOp>) -> Result<(), RequestError> {
         let txn = TxnRequest { compare: Vec::new(), success, failure: Vec::new() };
         let mirrored = TxnRequest { failure: txn.success.clone(), ..Default::default() };
-        assert_eq!(check_txn(&txn, 128), check_txn(&mirrored, 128));
-        check_txn(&txn, 128)
+        assert_eq!(check::txn(&txn, 128), check::txn(&mirrored, 128));
+        check::txn(&txn, 128)
     }
 
     #[test]
     fn a_key_is_changed_once_in_a_txn() {
         use RequestError::DuplicateKey;
-        assert_eq!(check(vec![put("a"), put("a")]), Err(DuplicateKey));
-        assert_eq!(check(vec![put("a"), put("b")]), Ok(()));
-        assert_eq!(check(vec![put("a"), delete("a", "")]), Err(DuplicateKey));
-        assert_eq!(check(vec![delete("a", "c"), put("b")]), Err(DuplicateKey));
-        assert_eq!(check(vec![delete("a", "c"), put("c")]), Ok(()));
-        assert_eq!(check(vec![delete("a", "c"), delete("b", "d")]), Ok(()));
-        assert_eq!(check(vec![range("a", false), put("a")]), Ok(()));
-        assert_eq!(check(vec![delete("a", "\0"), put("b")]), Ok(()), "a deletion without limit is not seen");
-        assert_eq!(check(vec![delete("c", "a"), put("b")]), Ok(()), "an empty range deletes nothing");
+        assert_eq!(checked(vec![put_of("a"), put_of("a")]), Err(DuplicateKey));
+        assert_eq!(checked(vec![put_of("a"), put_of("b")]), Ok(()));
+        assert_eq!(checked(vec![put_of("a"), delete_of("a", "")]), Err(DuplicateKey));
+        assert_eq!(checked(vec![delete_of("a", "c"), put_of("b")]), Err(DuplicateKey));
+        assert_eq!(checked(vec![delete_of("a", "c"), put_of("c")]), Ok(()));
+        assert_eq!(checked(vec![delete_of("a", "c"), delete_of("b", "d")]), Ok(()));
+        assert_eq!(checked(vec![range_of("a", false), put_of("a")]), Ok(()));
+        assert_eq!(checked(vec![delete_of("a", "\0"), put_of("b")]), Ok(()), "a deletion without limit is not seen");
+        assert_eq!(checked(vec![delete_of("c", "a"), put_of("b")]), Ok(()), "an empty range deletes nothing");
     }
 
     #[test]
     fn nested_txns_count_against_the_one_around_them() {
         use RequestError::DuplicateKey;
-        assert_eq!(check(vec![nested(vec![put("a")], vec![put("a")])]), Ok(()));
-        assert_eq!(check(vec![nested(vec![put("a")], vec![]), put("a")]), Err(DuplicateKey));
-        assert_eq!(check(vec![put("a"), nested(vec![], vec![put("a")])]), Err(DuplicateKey));
-        assert_eq!(check(vec![nested(vec![put("a")], vec![]), nested(vec![], vec![put("a")])]), Err(DuplicateKey));
-        assert_eq!(check(vec![nested(vec![delete("a", "z")], vec![]), put("b")]), Err(DuplicateKey));
-        assert_eq!(check(vec![nested(vec![put("b")], vec![]), delete("a", "z")]), Err(DuplicateKey));
-        assert_eq!(check(vec![nested(vec![delete("a", "z")], vec![]), nested(vec![put("b")], vec![])]), Err(DuplicateKey));
-        let later = vec![nested(vec![put("b")], vec![]), nested(vec![delete("a", "z")], vec![])];
-        assert_eq!(check(later), Ok(()), "a later sibling's deletion is not seen");
-        let deep = vec![nested(vec![nested(vec![nested(vec![put("a")], vec![])], vec![])], vec![]), put("a")];
-        assert_eq!(check(deep), Err(DuplicateKey));
+        assert_eq!(checked(vec![nested(vec![put_of("a")], vec![put_of("a")])]), Ok(()));
+        assert_eq!(checked(vec![nested(vec![put_of("a")], vec![]), put_of("a")]), Err(DuplicateKey));
+        assert_eq!(checked(vec![put_of("a"), nested(vec![], vec![put_of("a")])]), Err(DuplicateKey));
+        assert_eq!(checked(vec![nested(vec![put_of("a")], vec![]), nested(vec![], vec![put_of("a")])]), Err(DuplicateKey));
+        assert_eq!(checked(vec![nested(vec![delete_of("a", "z")], vec![]), put_of("b")]), Err(DuplicateKey));
+        assert_eq!(checked(vec![nested(vec![put_of("b")], vec![]), delete_of("a", "z")]), Err(DuplicateKey));
+        assert_eq!(checked(vec![nested(vec![delete_of("a", "z")], vec![]), nested(vec![put_of("b")], vec![])]), Err(DuplicateKey));
+        let later = vec![nested(vec![put_of("b")], vec![]), nested(vec![delete_of("a", "z")], vec![])];
+        assert_eq!(checked(later), Ok(()), "a later sibling's deletion is not seen");
+        let deep = vec![nested(vec![nested(vec![nested(vec![put_of("a")], vec![])], vec![])], vec![]), put_of("a")];
+        assert_eq!(checked(deep), Err(DuplicateKey));
     }
 
     #[test]
     fn nesting_uses_up_the_operations() {
-        let many = |count: usize| (0..count).map(|_| range("a", false)).collect::<Vec<_>>();
-        assert_eq!(check(many(128)), Ok(()));
-        assert_eq!(check(many(129)), Err(RequestError::TooManyOps));
-        assert_eq!(check(vec![nested(many(127), vec![])]), Ok(()));
-        assert_eq!(check(vec![nested(vec![], many(128))]), Err(RequestError::TooManyOps));
+        let many = |count: usize| (0..count).map(|_| range_of("a", false)).collect::<Vec<_>>();
+        assert_eq!(checked(many(128)), Ok(()));
+        assert_eq!(checked(many(129)), Err(RequestError::TooManyOps));
+        assert_eq!(checked(vec![nested(many(127), vec![])]), Ok(()));
+        assert_eq!(checked(vec![nested(vec![], many(128))]), Err(RequestError::TooManyOps));
         let siblings = vec![nested(many(126), vec![]), nested(many(126), vec![])];
-        assert_eq!(check(siblings), Ok(()), "siblings do not share");
+        assert_eq!(checked(siblings), Ok(()), "siblings do not share");
         let mut compares = TxnRequest { compare: vec![Compare { key: "a".into(), ..Default::default() }; 3], ..Default::default() };
-        assert_eq!(check_txn(&compares, 3), Ok(()));
-        assert_eq!(check_txn(&compares, 2), Err(RequestError::TooManyOps));
+        assert_eq!(check::txn(&compares, 3), Ok(()));
+        assert_eq!(check::txn(&compares, 2), Err(RequestError::TooManyOps));
         compares.compare[1].key.clear();
-        assert_eq!(check_txn(&compares, 3), Err(RequestError::EmptyKey));
-        assert_eq!(check_txn(&compares, 2), Err(RequestError::TooManyOps), "counted first");
+        assert_eq!(check::txn(&compares, 3), Err(RequestError::EmptyKey));
+        assert_eq!(check::txn(&compares, 2), Err(RequestError::TooManyOps), "counted first");
     }
 
     #[test]
     fn every_operation_is_checked_as_if_it_stood_alone() {
-        assert_eq!(check(vec![RequestOp { request: None }]), Err(RequestError::KeyNotFound));
-        assert_eq!(check(vec![put("")]), Err(RequestError::EmptyKey));
-        assert_eq!(check(vec![delete("", "a")]), Err(RequestError::EmptyKey));
-        assert_eq!(check(vec![nested(vec![range("", true)], vec![])]), Err(RequestError::EmptyKey));
+        assert_eq!(checked(vec![RequestOp { request: None }]), Err(RequestError::KeyNotFound));
+        assert_eq!(checked(vec![put_of("")]), Err(RequestError::EmptyKey));
+        assert_eq!(checked(vec![delete_of("", "a")]), Err(RequestError::EmptyKey));
+        assert_eq!(checked(vec![nested(vec![range_of("", true)], vec![])]), Err(RequestError::EmptyKey));
         let sorted = RangeRequest { key: "a".into(), sort_order: 3, ..Default::default() };
-        assert_eq!(check_range(&sorted), Err(RequestError::InvalidSortOption));
+        assert_eq!(check::range(&sorted), Err(RequestError::InvalidSortOption));
         let sorted = RangeRequest { key: "a".into(), sort_target: -1, ..Default::default() };
-        assert_eq!(check_range(&sorted), Err(RequestError::InvalidSortOption));
+        assert_eq!(check::range(&sorted), Err(RequestError::InvalidSortOption));
         let ignoring = PutRequest { key: "a".into(), value: "v".into(), ignore_value: true, ..Default::default() };
-        assert_eq!(check_put(&ignoring), Err(RequestError::ValueProvided));
+        assert_eq!(check::put(&ignoring), Err(RequestError::ValueProvided));
         let ignoring = PutRequest { key: "a".into(), lease: 1, ignore_lease: true, ..Default::default() };
-        assert_eq!(check_put(&ignoring), Err(RequestError::LeaseProvided));
-        assert_eq!(check_put(&PutRequest { key: "a".into(), ignore_value: true, ..Default::default() }), Ok(()));
-    }
-
-    #[test]
-    fn a_stream_is_neither_sorted_nor_filtered() {
-        let plain = RangeRequest { key: "a".into(), ..Default::default() };
-        assert_eq!(check_range_stream(&plain), Ok(()));
-        assert_eq!(check_range_stream(&RangeRequest { sort_order: 1, ..plain.clone() }), Ok(()));
-        let descending = RangeRequest { sort_order: 2, ..plain.clone() };
-        assert_eq!(check_range_stream(&descending), Err(RequestError::SortedStream));
-        let by_value = RangeRequest { sort_order: 1, sort_target: 4, ..plain.clone() };
-        assert_eq!(check_range_stream(&by_value), Err(RequestError::SortedStream));
-        let filtered = RangeRequest { min_mod_revision: 1, ..plain };
-        assert_eq!(check_range_stream(&filtered), Err(RequestError::FilteredStream));
+        assert_eq!(check::put(&ignoring), Err(RequestError::LeaseProvided));
+        assert_eq!(check::put(&PutRequest { key: "a".into(), ignore_value: true, ..Default::default() }), Ok(()));
     }
 
     #[test]
@@ -255,10 +229,10 @@ mod tests {
         let txn = |success, failure| TxnRequest { compare: Vec::new(), success, failure };
         assert!(read_only(&txn(vec![], vec![])));
         assert!(serializable(&txn(vec![], vec![])));
-        assert!(read_only(&txn(vec![range("a", true)], vec![range("b", false)])));
-        assert!(!serializable(&txn(vec![range("a", true)], vec![range("b", false)])));
-        assert!(serializable(&txn(vec![range("a", true)], vec![range("b", true)])));
-        assert!(!read_only(&txn(vec![range("a", true)], vec![put("b")])));
+        assert!(read_only(&txn(vec![range_of("a", true)], vec![range_of("b", false)])));
+        assert!(!serializable(&txn(vec![range_of("a", true)], vec![range_of("b", false)])));
+        assert!(serializable(&txn(vec![range_of("a", true)], vec![range_of("b", true)])));
+        assert!(!read_only(&txn(vec![range_of("a", true)], vec![put_of("b")])));
         assert!(!read_only(&txn(vec![nested(vec![], vec![])], vec![])), "a nested txn always goes through the log");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Slice::compact ──▶ scheduled ──▶ no older view left? ──▶ pass over the index, step by step ──▶ finished
-//!       (persisted with the slice)        (Blocked)            (each step: rows to delete)        (persisted with the last)
+//!       (persisted with the slice)                             (each step: rows to delete)        (persisted with the last)
 //! ```
 //! The index knows every row, so a pass goes through the index and deletes exactly what it forgets there; no set of rows to
 //! keep is ever built. After a crash the index is built from what is left and the pass starts over.
@@ -33,17 +33,6 @@ pub const FINISHED_ROW: &str = "finishedCompactRev";
 #[derive(Debug, Default)]
 pub(super) struct Epoch;
 
-/// What a step of deletion came to.
-#[derive(Debug)]
-pub enum Progress {
-    /// Nothing is scheduled.
-    Idle,
-    /// Views from before the compaction are still held.
-    Blocked,
-    /// Write this before the next step. With `finished`, everything up to that compaction is done.
-    Step { batch: WriteBatch, finished: Option<Revision> },
-}
-
 #[derive(Debug)]
 pub(super) struct Compaction {
     /// What can be read begins here; -1 if nothing was ever compacted.
@@ -61,7 +50,7 @@ struct Pass {
     /// Where in the index the next step begins.
     from: Option<Vec<u8>>,
     is_swept: bool,
-    /// Rows that the index has forgotten and the backend not yet.
+    /// Rows that the index has forgotten and the backend not yet, of each key the oldest first.
     doomed: VecDeque<RowKey>,
 }
 
@@ -96,16 +85,16 @@ impl Compaction {
         save_revision(batch, SCHEDULED_ROW, revision);
     }
 
-    /// Deletes at most `rows_max` rows and looks at a bounded part of the index.
-    pub(super) fn step(&mut self, tree: &mut Tree, rows_max: usize) -> Progress {
-        let mut pass = match self.pass.take() {
-            Some(pass) => pass,
-            None => match self.next_pass() {
-                Some(pass) => pass,
-                None if self.waiting.is_empty() => return Progress::Idle,
-                None => return Progress::Blocked,
-            },
-        };
+    /// Whether something is scheduled and not finished.
+    pub(super) fn is_pending(&self) -> bool {
+        self.pass.is_some() || !self.waiting.is_empty()
+    }
+
+    /// Forgets a bounded part of what cannot be read any more. The batch deletes at most `rows_max` rows; it is empty while
+    /// views from before the compaction are held.
+    pub(super) fn step(&mut self, tree: &mut Tree, rows_max: usize) -> WriteBatch {
+        let mut batch = WriteBatch::new();
+        let Some(mut pass) = self.pass.take().or_else(|| self.next_pass()) else { return batch };
         let rows_max = rows_max.max(1);
         if !pass.is_swept && pass.doomed.len() < rows_max {
             let mut sweep = Sweep::new(pass.revision, rows_max - pass.doomed.len());
@@ -113,18 +102,16 @@ impl Compaction {
             pass.is_swept = pass.from.is_none();
             pass.doomed.extend(sweep.doomed);
         }
-        let mut batch = WriteBatch::new();
         let mut rows: Vec<RowKey> = pass.doomed.drain(..rows_max.min(pass.doomed.len())).collect();
         rows.sort_unstable();
         rows.iter().for_each(|row| batch.delete(Table::Kv, row.encode().to_vec()));
-        let is_finished = pass.is_swept && pass.doomed.is_empty();
-        if is_finished {
+        if pass.is_swept && pass.doomed.is_empty() {
             self.finished = pass.revision;
             save_revision(&mut batch, FINISHED_ROW, pass.revision);
+        } else {
+            self.pass = Some(pass);
         }
-        let finished = is_finished.then_some(Revision(pass.revision));
-        self.pass = Some(pass).filter(|_| !is_finished);
-        Progress::Step { batch, finished }
+        batch
     }
 
     /// The latest compaction that no view is in the way of. It does the work of those before it.
@@ -145,6 +132,6 @@ pub(super) fn load_revision(backend: &dyn Backend, name: &'static str) -> Result
     RowKey::decode(&row).map(|key| Some(key.main.0)).ok_or(StoreError::MetaDamaged(name))
 }
 
-fn save_revision(batch: &mut WriteBatch, name: &'static str, revision: i64) {
+pub(super) fn save_revision(batch: &mut WriteBatch, name: &'static str, revision: i64) {
     batch.put(Table::Meta, name.as_bytes(), RowKey::first_of(Revision(revision)).encode().to_vec());
 }

@@ -62,8 +62,4 @@ pub enum RequestError {
     DuplicateKey,
     #[error("invalid sort option")]
     InvalidSortOption,
-    #[error("a stream does not support custom sort orders")]
-    SortedStream,
-    #[error("a stream does not support revision filters")]
-    FilteredStream,
 }

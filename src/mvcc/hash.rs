@@ -19,9 +19,9 @@ use super::{
 pub struct HashKv {
     pub hash: u32,
     /// -1 if nothing was ever compacted.
-    pub compact_revision: Revision,
+    pub compact_revision: i64,
     /// The revision that was hashed.
-    pub hash_revision: Revision,
+    pub hash_revision: i64,
 }
 
 impl View {
@@ -29,8 +29,8 @@ impl View {
     ///
     /// # Errors
     /// [`MvccError::Compacted`] and [`MvccError::FutureRevision`].
-    pub fn hash_kv(&self, revision: Revision) -> Result<HashKv, MvccError> {
-        let at = self.reader().revision(revision.0)?;
+    pub fn hash_kv(&self, revision: i64) -> Result<HashKv, MvccError> {
+        let at = self.reader().revision(revision)?;
         // If nothing at all is left at the revision, etcd hashes what compaction kept.
         let kept = self.kept(at).unwrap_or_else(|| self.kept(self.compacted).unwrap_or_default());
         let mut kept = kept.into_iter().peekable();
@@ -54,7 +54,7 @@ impl View {
         if let Some(error) = damaged {
             return Err(error.into());
         }
-        Ok(HashKv { hash, compact_revision: Revision(self.compacted), hash_revision: Revision(at) })
+        Ok(HashKv { hash, compact_revision: self.compacted, hash_revision: at })
     }
 
     /// The rows at or below the compacted revision that a reader at `at` sees, ascending. `None` if such a reader sees nothing

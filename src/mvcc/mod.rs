@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!                      ┌────────── Store (one owner, writes) ─────────┐
-//!   entries ──▶ Slice ─┤ index: key → versions        (memory, shared) ├─▶ Staged { WriteBatch, Changes }
+//!   entries ──▶ Slice ─┤ index: key → versions        (memory, shared) ├─▶ one WriteBatch, Changes
 //!                      │ revision, compaction                          │
 //!                      └──────────────┬────────────────────────────────┘
 //!                                view │ (a few references)
@@ -35,12 +35,15 @@ mod store;
 mod txn;
 mod view;
 
+#[cfg(test)]
+mod tests;
+
 pub use changes::{CatchUp, Changes, Event, EventKind};
-pub use compact::{FINISHED_ROW, Progress, SCHEDULED_ROW};
+pub use compact::{FINISHED_ROW, SCHEDULED_ROW};
 pub use error::{MvccError, RequestError, StoreError};
 pub use hash::HashKv;
 pub use read::{Pair, RangeOutcome};
 pub use revision::{EncodedRowKey, RowKey};
-pub use slice::{Answer, Leases, Slice, Staged};
+pub use slice::{Answer, Leases, Slice};
 pub use store::{REVISION_ROW, Store};
 pub use view::{RangeCursor, View};

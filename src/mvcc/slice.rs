@@ -1,13 +1,11 @@
 //! Applies a slice of the log: every write of it goes into the index at once and into one batch for the backend.
 //!
 //! ```text
-//!   store.begin(batch) ──▶ put, delete_range, txn, compact … ──▶ finish ──▶ Staged { batch, changes }
-//!                            │ reads: rows of this slice from the batch, older ones from the backend
+//!   store.begin ──▶ put, delete_range, txn, compact … ──▶ take_changes ──▶ commit: ONE batch to the backend
+//!                     │ reads: rows of this slice from the batch, older ones from the backend
 //! ```
 //! A request that fails has changed nothing: it is checked completely before its first write. Nothing here can fail half-way
-//! except a backend that cannot read, and then the process ends.
-//!
-//! Whoever owns the store writes the batch before the next slice begins and before it publishes a view.
+//! except a backend that cannot read or write, and then the process ends.
 
 use bytes::Bytes;
 use castd_backend_api::{Backend, Op, Table, WriteBatch};
@@ -46,16 +44,8 @@ pub enum Answer {
     Unwanted,
 }
 
-/// What a slice came to.
-#[derive(Debug, Default)]
-pub struct Staged {
-    pub batch: WriteBatch,
-    /// One for each new revision, ascending.
-    pub changes: Vec<Changes>,
-}
-
 /// A slice being applied.
-#[must_use = "the index has changed already: the batch must be written"]
+#[must_use = "the index changes at once: without `commit` the rows are missing"]
 pub struct Slice<'s> {
     store: &'s mut Store,
     batch: WriteBatch,
@@ -66,6 +56,7 @@ pub struct Slice<'s> {
     changes: Vec<Changes>,
     /// Of the request that is being applied.
     events: Vec<Event>,
+    answer: Answer,
 }
 
 /// Reads the rows of a slice before the backend has them.
@@ -90,12 +81,23 @@ impl Rows for StagedRows<'_> {
 }
 
 impl<'s> Slice<'s> {
-    pub(super) fn new(store: &'s mut Store, batch: WriteBatch) -> Self {
+    pub(super) fn new(store: &'s mut Store) -> Self {
         let base = store.revision;
-        Self { store, batch, staged: Vec::new(), base, changes: Vec::new(), events: Vec::new() }
+        let batch = std::mem::take(&mut store.spare_batch);
+        let answer = Answer::Wanted;
+        Self { store, batch, staged: Vec::new(), base, changes: Vec::new(), events: Vec::new(), answer }
     }
 
-    /// Where the owner adds rows of its own.
+    /// Whether the requests from here on are answered by this member. It makes no difference to the state.
+    pub fn expect_answer(&mut self, answer: Answer) {
+        self.answer = answer;
+    }
+
+    pub(super) fn answer(&self) -> Answer {
+        self.answer
+    }
+
+    /// What is written together with the slice: the owner adds rows of its own.
     pub fn batch(&mut self) -> &mut WriteBatch {
         &mut self.batch
     }
@@ -105,8 +107,20 @@ impl<'s> Slice<'s> {
         Revision(self.store.revision)
     }
 
-    pub fn finish(self) -> Staged {
-        Staged { batch: self.batch, changes: self.changes }
+    /// What was changed since it was last asked: one for each new revision, ascending.
+    pub fn take_changes(&mut self) -> Vec<Changes> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Writes everything, at once or not at all. Only then may a view be published.
+    ///
+    /// # Errors
+    /// When the backend fails: the process has to end, the index is ahead of the rows.
+    pub fn commit(mut self) -> Result<(), StoreError> {
+        self.store.backend.write(&self.batch)?;
+        self.batch.clear();
+        self.store.spare_batch = self.batch;
+        Ok(())
     }
 
     pub(super) fn reader(&self) -> Reader<'_, StagedRows<'_>> {
@@ -140,56 +154,49 @@ impl<'s> Slice<'s> {
 
     /// # Errors
     /// [`MvccError::LeaseNotFound`]; [`MvccError::KeyNotFound`] if a value or lease is to be kept and there is none.
-    pub fn put(
-        &mut self,
-        leases: &mut dyn Leases,
-        request: &PutRequest,
-        answer: Answer,
-    ) -> Result<PutResponse, MvccError> {
+    pub fn put(&mut self, request: &PutRequest, leases: &mut dyn Leases) -> Result<PutResponse, MvccError> {
         txn::check_lease(leases, request)?;
-        let prev_kv = self.put_checked(leases, request, answer)?;
+        let prev_kv = self.put_checked(request, leases)?;
         Ok(PutResponse { header: header(self.seal()), prev_kv })
     }
 
+    /// # Errors
+    /// Only those of the backend.
     pub fn delete_range(
         &mut self,
-        leases: &mut dyn Leases,
         request: &DeleteRangeRequest,
-        answer: Answer,
+        leases: &mut dyn Leases,
     ) -> Result<DeleteRangeResponse, MvccError> {
-        let mut response = self.delete_range_checked(leases, request, answer)?;
+        let mut response = self.delete_range_checked(request, leases)?;
         response.header = header(self.seal());
         Ok(response)
     }
 
     /// # Errors
     /// That of the first operation of the chosen branch that cannot be done.
-    pub fn txn(
-        &mut self,
-        leases: &mut dyn Leases,
-        request: &TxnRequest,
-        answer: Answer,
-    ) -> Result<TxnResponse, MvccError> {
+    pub fn txn(&mut self, request: &TxnRequest, leases: &mut dyn Leases) -> Result<TxnResponse, MvccError> {
         let reader = self.reader();
         let path = txn::choose(&reader, request)?;
-        txn::check(&reader, Some(leases), request, &path)?;
-        let mut response = txn::execute(self, leases, request, &path, answer)?;
+        txn::check(&reader, request, Some(leases), &path)?;
+        let mut response = txn::execute(self, request, leases, &path)?;
         response.header = header(self.seal());
         Ok(response)
     }
 
-    /// Deletes the keys that are there, in the order given, all in one revision: a lease has ended. Says how many there were.
-    pub fn delete_keys(&mut self, leases: &mut dyn Leases, keys: &[Bytes]) -> u64 {
-        let mut deleted = 0;
-        for key in keys.iter().filter(|key| self.store.tree.live_at(key, i64::MAX).is_some()).cloned().collect::<Vec<_>>() {
-            self.delete_key(leases, key);
-            deleted += 1;
+    /// Deletes the keys that are there, in the order given, all in one revision, and says how many there were. For a lease
+    /// that has ended: nothing is detached.
+    pub fn delete_keys(&mut self, keys: &[Bytes]) -> u64 {
+        for key in keys {
+            if self.reader().exists(key) {
+                self.delete_key(key.clone());
+            }
         }
+        let deleted = self.events.len() as u64;
         self.seal();
         deleted
     }
 
-    /// From now on nothing below `revision` can be read. The rows go later, see [`Store::compact_step`].
+    /// From now on nothing below `revision` can be read. The rows go later, see [`Store::delete_compacted`].
     ///
     /// # Errors
     /// [`MvccError::Compacted`] if that was done before, [`MvccError::FutureRevision`] beyond the current revision.
@@ -208,12 +215,11 @@ impl<'s> Slice<'s> {
     /// The lease has been looked at.
     pub(super) fn put_checked(
         &mut self,
-        leases: &mut dyn Leases,
         request: &PutRequest,
-        answer: Answer,
+        leases: &mut dyn Leases,
     ) -> Result<Option<KeyValue>, MvccError> {
         let keeps = request.ignore_value || request.ignore_lease;
-        let returns = request.prev_kv && answer == Answer::Wanted;
+        let returns = request.prev_kv && self.answer == Answer::Wanted;
         let before = if keeps || returns { self.reader().get(&request.key)? } else { None };
         let (mut value, mut lease) = (&request.value, request.lease);
         match &before {
@@ -228,11 +234,11 @@ impl<'s> Slice<'s> {
                 }
             }
         }
-        self.put_key(leases, &request.key, value, lease);
+        self.put_key(&request.key, value, lease, leases);
         Ok(before.filter(|_| returns))
     }
 
-    fn put_key(&mut self, leases: &mut dyn Leases, key: &Bytes, value: &Bytes, lease: i64) {
+    fn put_key(&mut self, key: &Bytes, value: &Bytes, lease: i64, leases: &mut dyn Leases) {
         let change = Change::Put { main: self.store.revision + 1, sub: self.next_sub() };
         let (before, now) = self.store.tree.apply(key, change);
         let owner = before.filter(Version::is_live).and_then(|_| leases.owner(key));
@@ -256,16 +262,15 @@ impl<'s> Slice<'s> {
 
     pub(super) fn delete_range_checked(
         &mut self,
-        leases: &mut dyn Leases,
         request: &DeleteRangeRequest,
-        answer: Answer,
+        leases: &mut dyn Leases,
     ) -> Result<DeleteRangeResponse, MvccError> {
         let reader = self.reader();
         let at = reader.current;
         let (keys, prev_kvs) = match Span::new(&request.key, &request.range_end) {
             Span::One(key) => {
                 let before = reader.tree.live_at(key, at);
-                let returned = before.filter(|_| request.prev_kv && answer == Answer::Wanted);
+                let returned = before.filter(|_| request.prev_kv && self.answer == Answer::Wanted);
                 let prev_kvs = returned.map(|version| reader.pair(version)).transpose()?;
                 (before.map(|_| request.key.clone()).into_iter().collect(), prev_kvs.into_iter().collect())
             }
@@ -273,22 +278,24 @@ impl<'s> Slice<'s> {
                 let walk = Walk { from, to, descending: false, live_only: true };
                 let (picks, _) = reader.pick(walk, at, usize::MAX, true, |_| true);
                 let keys: Vec<Bytes> = picks.iter().map(|pick| pick.key().clone()).collect();
-                let returned = request.prev_kv && answer == Answer::Wanted;
+                let returned = request.prev_kv && self.answer == Answer::Wanted;
                 (keys, if returned { reader.answer(picks, false)? } else { Vec::new() })
             }
         };
         let deleted = keys.len() as i64;
-        keys.into_iter().for_each(|key| self.delete_key(leases, key));
+        for key in keys {
+            if let Some(owner) = leases.owner(&key) {
+                leases.detach(owner, &key);
+            }
+            self.delete_key(key);
+        }
         Ok(DeleteRangeResponse { header: None, deleted, prev_kvs })
     }
 
     /// The key is there.
-    fn delete_key(&mut self, leases: &mut dyn Leases, key: Bytes) {
+    fn delete_key(&mut self, key: Bytes) {
         let change = Change::Delete { main: self.store.revision + 1, sub: self.next_sub() };
         let (before, now) = self.store.tree.apply(&key, change);
-        if let Some(owner) = leases.owner(&key) {
-            leases.detach(owner, &key);
-        }
         let row = KeyValue { key, ..KeyValue::default() };
         self.stage(now.row(), &row);
         let previous = self.row_before(&row.key, before, now.main);

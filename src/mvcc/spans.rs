@@ -1,6 +1,9 @@
 //! A set of keys made of single keys and ranges, to ask whether a key is in it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    ops::Bound,
+};
 
 use super::index::Span;
 
@@ -45,7 +48,7 @@ impl<'a> Spans<'a> {
     }
 
     pub(super) fn contains(&self, key: &[u8]) -> bool {
-        let range = self.ranges.range::<[u8], _>(..=key).next_back();
+        let range = self.ranges.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back();
         self.keys.contains(key) || range.is_some_and(|(_, end)| end.is_none_or(|end| key < end))
     }
 }

@@ -2,19 +2,19 @@
 //!
 //! ```text
 //!   open: rows of the backend, in revision order ──▶ index
-//!   begin ──▶ Slice ──▶ Staged ──▶ (the owner writes the batch) ──▶ view ──▶ (the owner publishes it)
+//!   begin ──▶ Slice ──▶ commit: one batch ──▶ view ──▶ (the owner publishes it)
+//!   delete_compacted: between slices, a small batch at a time
 //! ```
-//! The store itself never writes to the backend: it hands out batches, so that they go together with what else the owner keeps.
 
 use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
-use castd_backend_api::{Backend, Table, WriteBatch};
+use castd_backend_api::{Backend, Op, Table, WriteBatch};
 
 use crate::ids::{LeaseId, Revision};
 
 use super::{
-    Progress, RowKey, Slice, StoreError, View,
+    RowKey, Slice, StoreError, View,
     compact::{Compaction, load_revision},
     index::{Loader, Tree, Version},
     row,
@@ -32,6 +32,8 @@ pub struct Store {
     pub(super) tree: Tree,
     pub(super) revision: i64,
     pub(super) compaction: Compaction,
+    /// Emptied, for the next slice.
+    pub(super) spare_batch: WriteBatch,
     attached: Vec<(LeaseId, Bytes)>,
 }
 
@@ -67,7 +69,7 @@ impl Store {
             return Err(error);
         }
         let attached = leased.into_iter().map(|(key, lease)| (lease, key)).collect();
-        Ok(Self { backend, tree: loader.finish(), revision, compaction, attached })
+        Ok(Self { backend, tree: loader.finish(), revision, compaction, spare_batch: WriteBatch::new(), attached })
     }
 
     /// Which keys the rows found by [`Store::open`] attach to which leases, in key order. Given once.
@@ -94,12 +96,12 @@ impl Store {
         self.tree.live()
     }
 
-    /// Starts a slice. `batch` may hold other rows already.
-    pub fn begin(&mut self, batch: WriteBatch) -> Slice<'_> {
-        Slice::new(self, batch)
+    /// Starts a slice.
+    pub fn begin(&mut self) -> Slice<'_> {
+        Slice::new(self)
     }
 
-    /// The store as it is. The batch of the last slice must have been written.
+    /// The store as it is.
     pub fn view(&self) -> View {
         View {
             backend: self.backend.clone(),
@@ -110,10 +112,22 @@ impl Store {
         }
     }
 
-    /// Deletes what compaction has made unreadable, at most `rows_max` rows at a time. Call it between slices, and again
-    /// until it is idle; when blocked, after views were dropped.
-    pub fn compact_step(&mut self, rows_max: usize) -> Progress {
-        self.compaction.step(&mut self.tree, rows_max)
+    /// Whether a compaction left rows that nobody can read any more.
+    pub fn has_compacted_rows(&self) -> bool {
+        self.compaction.is_pending()
+    }
+
+    /// Deletes at most `rows_max` of them and says how many; none while views from before the compaction are held. To be
+    /// called between slices, a piece at a time.
+    ///
+    /// # Errors
+    /// When the backend fails: the process has to end, the index has forgotten the rows already.
+    pub fn delete_compacted(&mut self, rows_max: usize) -> Result<usize, StoreError> {
+        let batch = self.compaction.step(&mut self.tree, rows_max);
+        if !batch.is_empty() {
+            self.backend.write(&batch)?;
+        }
+        Ok(batch.ops().iter().filter(|op| matches!(op, Op::Delete { .. })).count())
     }
 }
 

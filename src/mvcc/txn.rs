@@ -144,13 +144,13 @@ pub(super) fn check_lease(leases: &dyn Leases, request: &PutRequest) -> Result<(
 /// Whether everything on the path can be done. Without `leases`, only reads can.
 pub(super) fn check<R: Rows>(
     reader: &Reader<'_, R>,
-    leases: Option<&dyn Leases>,
     request: &TxnRequest,
+    leases: Option<&dyn Leases>,
     path: &Path,
 ) -> Result<(), MvccError> {
     // What earlier operations did to a key matters only to those that keep something of it.
     let mut outlook = keeps_something(request, path).then(Outlook::default);
-    check_branch(reader, leases, request, path, &mut outlook)
+    check_branch(reader, request, leases, path, &mut outlook)
 }
 
 fn keeps_something(request: &TxnRequest, path: &Path) -> bool {
@@ -189,8 +189,8 @@ impl<'r> Outlook<'r> {
 
 fn check_branch<'r, R: Rows>(
     reader: &Reader<'_, R>,
-    leases: Option<&dyn Leases>,
     request: &'r TxnRequest,
+    leases: Option<&dyn Leases>,
     path: &Path,
     outlook: &mut Option<Outlook<'r>>,
 ) -> Result<(), MvccError> {
@@ -215,7 +215,7 @@ fn check_branch<'r, R: Rows>(
             }
             Some(Request::RequestTxn(txn)) => {
                 let path = nested.next().ok_or(MvccError::KeyNotFound)?;
-                check_branch(reader, leases, txn, path, outlook)?;
+                check_branch(reader, txn, leases, path, outlook)?;
             }
             None => return Err(MvccError::KeyNotFound),
         }
@@ -235,29 +235,28 @@ fn check_revision<R: Rows>(reader: &Reader<'_, R>, range: &RangeRequest) -> Resu
 
 pub(super) fn execute(
     slice: &mut Slice<'_>,
-    leases: &mut dyn Leases,
     request: &TxnRequest,
+    leases: &mut dyn Leases,
     path: &Path,
-    answer: Answer,
 ) -> Result<TxnResponse, MvccError> {
     let mut nested = path.nested.iter();
     let mut responses = Vec::with_capacity(branch(request, path).len());
     for operation in branch(request, path) {
         let response = match &operation.request {
-            Some(Request::RequestRange(_)) if answer == Answer::Unwanted => continue,
+            Some(Request::RequestRange(_)) if slice.answer() == Answer::Unwanted => continue,
             Some(Request::RequestRange(range)) => Response::ResponseRange(range_response(&slice.reader(), range)?),
             Some(Request::RequestPut(put)) => {
-                let prev_kv = slice.put_checked(leases, put, answer)?;
+                let prev_kv = slice.put_checked(put, leases)?;
                 Response::ResponsePut(PutResponse { header: header(Revision(slice.request_revision())), prev_kv })
             }
             Some(Request::RequestDeleteRange(delete)) => {
-                let mut response = slice.delete_range_checked(leases, delete, answer)?;
+                let mut response = slice.delete_range_checked(delete, leases)?;
                 response.header = header(Revision(slice.request_revision()));
                 Response::ResponseDeleteRange(response)
             }
             Some(Request::RequestTxn(txn)) => {
                 let path = nested.next().ok_or(MvccError::KeyNotFound)?;
-                Response::ResponseTxn(execute(slice, leases, txn, path, answer)?)
+                Response::ResponseTxn(execute(slice, txn, leases, path)?)
             }
             None => return Err(MvccError::KeyNotFound),
         };
@@ -269,7 +268,7 @@ pub(super) fn execute(
 /// A txn of reads on a published view.
 pub(super) fn execute_reads<R: Rows>(reader: &Reader<'_, R>, request: &TxnRequest) -> Result<TxnResponse, MvccError> {
     let path = choose(reader, request)?;
-    check(reader, None, request, &path)?;
+    check(reader, request, None, &path)?;
     let mut responses = Vec::with_capacity(branch(request, &path).len());
     for operation in branch(request, &path) {
         let Some(Request::RequestRange(range)) = &operation.request else { return Err(MvccError::KeyNotFound) };

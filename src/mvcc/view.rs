@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use castd_backend_api::Backend;
+use castd_backend_api::{Backend, Table, WriteBatch};
 use castd_proto::{
     etcdserverpb::{RangeRequest, TxnRequest, TxnResponse},
     mvccpb::KeyValue,
@@ -15,8 +15,8 @@ use castd_proto::{
 use crate::ids::Revision;
 
 use super::{
-    Event, MvccError, RangeOutcome, RowKey, StoreError,
-    compact::Epoch,
+    EncodedRowKey, Event, MvccError, REVISION_ROW, RangeOutcome, RowKey, SCHEDULED_ROW, StoreError,
+    compact::{Epoch, save_revision},
     index::{Span, Tree, Walk},
     read::{Pair, Reader},
     txn,
@@ -68,6 +68,25 @@ impl View {
         self.tree.live()
     }
 
+    /// How many of them a request for `key` and `range_end` means. Costs the same for one key and for all.
+    pub fn count(&self, key: &[u8], range_end: &[u8]) -> i64 {
+        self.reader().count(Span::new(key, range_end), self.revision)
+    }
+
+    /// Rows of the table `Kv` from this key on are later than the view.
+    pub fn end_of_rows(&self) -> EncodedRowKey {
+        RowKey::first_of(Revision(self.revision + 1)).encode()
+    }
+
+    /// What a copy of the view's rows needs in `Meta`. Compaction starts over there, so it may hold rows that are on their way
+    /// out here.
+    pub fn put_meta_rows(&self, batch: &mut WriteBatch) {
+        save_revision(batch, REVISION_ROW, self.revision);
+        if self.compacted >= 0 {
+            save_revision(batch, SCHEDULED_ROW, self.compacted);
+        }
+    }
+
     pub(super) fn reader(&self) -> Reader<'_, &dyn Backend> {
         Reader { tree: &self.tree, current: self.revision, compacted: self.compacted, rows: &*self.backend }
     }
@@ -84,7 +103,7 @@ impl View {
         self.reader().range(request)
     }
 
-    /// Begins a range in chunks: neither sorted nor filtered (`check_range_stream`).
+    /// Begins a range in chunks: neither sorted nor filtered.
     pub fn range_cursor(&self, request: &RangeRequest) -> Result<RangeCursor, MvccError> {
         let reader = self.reader();
         let at = reader.revision(request.revision)?;
@@ -140,7 +159,7 @@ impl View {
 
     /// The pair of a row. `None` if the row is not there (any more).
     pub fn row(&self, key: RowKey) -> Result<Option<KeyValue>, StoreError> {
-        let Some(row) = self.backend.get(castd_backend_api::Table::Kv, &key.encode())? else { return Ok(None) };
+        let Some(row) = self.backend.get(Table::Kv, &key.encode())? else { return Ok(None) };
         KeyValue::from_row(row).map(Some).ok_or(StoreError::RowDamaged(key))
     }
 

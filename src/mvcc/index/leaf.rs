@@ -223,6 +223,9 @@ impl Leaf {
 
     /// Forgets what nobody can read once `main` is compacted, and names the rows. Of each key the newest version not above
     /// `main` stays; if it is a deletion it stays only at `main` itself, for the watchers that start there.
+    ///
+    /// The rows of a key are named oldest first, and have to be deleted in this order: a put that outlives the row of its
+    /// deletion, because of a crash in between, would bring the key back.
     pub(super) fn compact(&mut self, main: i64, doomed: &mut Vec<RowKey>) {
         for position in (0..self.len()).rev() {
             let newest = self.newest(position);
@@ -235,11 +238,13 @@ impl Leaf {
                 if kept == past.len() {
                     continue;
                 }
-                doomed.extend(past.drain(kept..).map(|version| version.row()));
+                doomed.extend(past.drain(kept..).rev().map(|version| version.row()));
                 self.set_history(position, History::rebuild(newest, &past));
             } else {
                 if let Some(history) = self.history(position) {
+                    let first = doomed.len();
                     doomed.extend(history.before(newest).map(|version| version.row()));
+                    doomed[first..].reverse();
                     self.set_history(position, None);
                 }
                 if outlived(&newest) {
@@ -271,8 +276,9 @@ impl Leaf {
         let stale = (0..self.len()).filter(|position| self.is_stale(*position)).count();
         assert_eq!((live, stale), (self.live as usize, self.stale as usize));
         for position in 0..self.len() {
-            let mut newer = self.newest(position);
-            for past in self.history(position).into_iter().flat_map(|history| history.before(newer)) {
+            let newest = self.newest(position);
+            let mut newer = newest;
+            for past in self.history(position).into_iter().flat_map(|history| history.before(newest)) {
                 assert!((past.main, past.sub) < (newer.main, newer.sub), "versions ascend");
                 assert!(past.is_live() || newer.is_live(), "only what is there is deleted");
                 newer = past;

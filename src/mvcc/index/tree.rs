@@ -256,6 +256,9 @@ impl Child {
                 let leaf = match leaf.keys().search(key) {
                     Ok(position) => {
                         let before = leaf.newest(position);
+                        if matches!(change, Change::Delete { .. }) && !before.is_live() {
+                            return None;
+                        }
                         *applied = Applied { before: Some(before), now: change.version(Some(before)) };
                         let leaf = Arc::make_mut(leaf);
                         leaf.replace(position, applied.now);
