@@ -1,0 +1,1 @@
+//! Debian's etcdctl and what it prints.
