@@ -17,6 +17,11 @@
 
 mod harness;
 
+mod differential;
 mod etcdctl;
+mod http;
 mod kv;
+mod lease;
+mod members;
+mod restart;
 mod watch;

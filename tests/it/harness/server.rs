@@ -234,6 +234,11 @@ impl Server {
         self.wait_exit()
     }
 
+    /// A stop of which only the effect on disk matters.
+    pub fn end(&mut self) {
+        self.stop();
+    }
+
     /// SIGKILL, as the kernel would.
     pub fn kill(&mut self) {
         self.signal(Signal::KILL);
