@@ -1,0 +1,158 @@
+//! Debian's etcdctl, asked about one server.
+
+use super::server::Server;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
+
+const LINE_WITHIN: Duration = Duration::from_secs(30);
+
+/// What a command said before it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub stdout: String,
+    pub stderr: String,
+    pub code: i32,
+}
+
+impl Answer {
+    /// What it printed, if it succeeded.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert_eq!(self.code, 0, "{self:?}");
+        self.stdout
+    }
+
+    /// Exactly these lines, and success.
+    #[track_caller]
+    pub fn prints(self, lines: &str) {
+        assert_eq!(self.ok(), lines);
+    }
+
+    pub fn last_stderr_line(&self) -> &str {
+        self.stderr.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default()
+    }
+
+    /// That exit code, nothing printed, and that as the last of its complaints.
+    #[track_caller]
+    pub fn fails(self, code: i32, complaint: &str) {
+        assert_eq!((self.code, self.last_stderr_line(), self.stdout.as_str()), (code, complaint, ""), "{self:?}");
+    }
+
+    /// The whole of its only line of JSON.
+    #[track_caller]
+    pub fn json(self) -> serde_json::Value {
+        let stdout = self.ok();
+        serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}"))
+    }
+}
+
+/// etcdctl for the server at `endpoint`, with nothing of the developer's environment.
+pub fn command(endpoint: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new("etcdctl");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ETCDCTL_")) {
+        command.env_remove(name);
+    }
+    command.env("ETCDCTL_API", "3").arg(format!("--endpoints={endpoint}")).args(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs etcdctl to its end.
+pub fn etcdctl(endpoint: &str, arguments: &[&str], input: Option<&str>) -> Answer {
+    let mut command = command(endpoint, arguments);
+    if input.is_some() {
+        command.stdin(Stdio::piped());
+    }
+    let mut child = command.spawn().expect("etcdctl is installed");
+    if let (Some(input), Some(mut stdin)) = (input, child.stdin.take()) {
+        // A command that has seen enough closes its end; that is its answer, not our failure.
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    let output = child.wait_with_output().expect("etcdctl ends");
+    Answer {
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        code: output.status.code().unwrap_or(-1),
+    }
+}
+
+impl Server {
+    pub fn etcdctl(&self, arguments: &[&str]) -> Answer {
+        etcdctl(&self.endpoint(), arguments, None)
+    }
+
+    pub fn etcdctl_reading(&self, arguments: &[&str], input: &str) -> Answer {
+        etcdctl(&self.endpoint(), arguments, Some(input))
+    }
+
+    /// Leaves it running, for commands that do not end by themselves.
+    pub fn etcdctl_running(&self, arguments: &[&str]) -> Running {
+        let mut child = command(&self.endpoint(), arguments)
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("etcdctl is installed");
+        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Running { child, lines }
+    }
+}
+
+/// An etcdctl under way. Dropping it kills it.
+pub struct Running {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Running {
+    /// The next line it prints; `None` once it has closed its output.
+    #[track_caller]
+    pub fn line(&self) -> Option<String> {
+        match self.lines.recv_timeout(LINE_WITHIN) {
+            Ok(line) => Some(line),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!("no line in {LINE_WITHIN:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub fn prints(&self, lines: &[&str]) {
+        for line in lines {
+            assert_eq!(self.line().as_deref(), Some(*line));
+        }
+    }
+
+    /// Says a line to it.
+    pub fn say(&mut self, line: &str) {
+        let stdin = self.child.stdin.as_mut().expect("piped");
+        writeln!(stdin, "{line}").expect("it reads");
+    }
+
+    /// Its exit code, when it ends by itself.
+    #[track_caller]
+    pub fn wait(&mut self) -> i32 {
+        self.child.stdin = None;
+        let mut code = None;
+        super::wait_until("etcdctl ends", LINE_WITHIN, || {
+            code = self.child.try_wait().expect("a child can be waited for").map(|status| status.code().unwrap_or(-1));
+            code.is_some()
+        });
+        code.expect("set when the wait ended")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
