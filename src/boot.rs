@@ -20,7 +20,7 @@ use crate::snapshot::{SnapshotError, SnapshotFile, SnapshotStore};
 use crate::state::portable::{self, PortableError};
 use crate::storage::{self, DataDir, DataDirError, Format, Notice, OpenedBackend};
 use crate::telemetry::clock::Clock;
-use crate::watch::Hub;
+use crate::watch::{Hub, Limits};
 use crate::wiring::Cores;
 use castd_backend_api::Backend;
 use slog::{Logger, info, warn};
@@ -101,7 +101,13 @@ pub fn boot(config: &Config, clock: Clock, log: &Logger) -> Result<Boot, BootErr
     };
     let snapshot_policy = SnapshotPolicy::new(policy, window.terms().truncated().index, newest);
     let leases = LeaseKeeper::new(&machine.view().leases, config.election_timeout);
-    let hub = Hub::new(hub_settings(config));
+    let hub = Hub::new(
+        Limits::default(),
+        config.watch_progress_notify_interval,
+        identity.member.0,
+        machine.revision(),
+        machine.view().mvcc.compact_revision(),
+    );
     let node = Node::new(raft_settings(config, identity.member, clock), window, machine.applied(), log)?;
     let cores = Cores { node, log_store: Box::new(log_store), machine, hub, leases, snapshots, snapshot_policy };
     Ok(Boot { cores, identity, data_dir, backend })

@@ -59,6 +59,8 @@ pub enum RequestError {
     NotYet(&'static str),
     #[error("client-api-version is not valid UTF-8")]
     InvalidClientApiVersion,
+    #[error("RangeStream does not support {0}")]
+    RangeStreamUnsupported(&'static str),
     #[error("unknown health service")]
     UnknownHealthService,
 }

@@ -2,11 +2,22 @@
 //!
 //! Start with `ARCHITECTURE.md`: the walk of one put, the cast, the table of messages.
 
+pub mod actors;
+pub mod api;
+pub mod boot;
+pub mod cast;
 pub mod config;
 pub mod ids;
+pub mod lease;
+pub mod member;
 pub mod membership;
+pub mod mvcc;
+pub mod process;
+pub mod raft;
+pub mod recovery;
+pub mod snapshot;
+pub mod state;
+pub mod storage;
 pub mod telemetry;
 pub mod watch;
-pub mod raft;
-pub mod snapshot;
-pub mod mvcc;
+pub mod wiring;

@@ -112,10 +112,6 @@ impl From<EtcdError> for Wire {
     }
 }
 
-fn unimplemented(message: &str) -> Wire {
-    Wire { code: Code::Unimplemented, message: message.to_owned() }
-}
-
 impl From<&RequestError> for Wire {
     fn from(error: &RequestError) -> Wire {
         let known = match error {
@@ -132,8 +128,6 @@ impl From<&RequestError> for Wire {
                 CheckError::TooManyOps => EtcdError::TooManyOps,
                 CheckError::DuplicateKey => EtcdError::DuplicateKey,
                 CheckError::InvalidSortOption => EtcdError::InvalidSortOption,
-                CheckError::SortedStream => return unimplemented("RangeStream does not support custom sort orders"),
-                CheckError::FilteredStream => return unimplemented("RangeStream does not support revision filters"),
             },
             RequestError::Mvcc(error) => match error {
                 MvccError::Compacted { .. } => EtcdError::Compacted,
@@ -153,7 +147,9 @@ impl From<&RequestError> for Wire {
             RequestError::Stopped => EtcdError::Stopped,
             RequestError::InvalidClientApiVersion => EtcdError::InvalidClientApiVersion,
             RequestError::UnknownHealthService => EtcdError::UnknownHealthService,
-            RequestError::NotYet(text) => return unimplemented(text),
+            RequestError::NotYet(_) | RequestError::RangeStreamUnsupported(_) => {
+                return Wire { code: Code::Unimplemented, message: error.to_string() };
+            }
         };
         known.into()
     }

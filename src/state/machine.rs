@@ -8,12 +8,12 @@
 
 use crate::cast::RequestError;
 use crate::ids::{LeaseId, LogIndex, Revision, Term};
-use crate::lease::LeaseTable;
+use crate::lease::{LeaseTable, LeaseTableError};
 use crate::membership::members::Members;
-use crate::mvcc::{Answer, Changes, MvccError, Progress, Slice, Store, StoreError};
+use crate::mvcc::{Changes, MvccError, Slice, Store, StoreError};
 use crate::state::rows::{self, AppliedPosition};
 use crate::state::{Outcome, View};
-use castd_backend_api::{Backend, BackendError, Table, WriteBatch};
+use castd_backend_api::{Backend, BackendError, Table};
 use castd_proto::castdpb::{
     ConfChange, ConfChangeV2, MembershipChange, RaftRequest, raft_request::Op,
 };
@@ -29,6 +29,8 @@ pub enum StateError {
     Backend(#[from] BackendError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Leases(#[from] LeaseTableError),
     #[error("a row of table {table:?} is damaged")]
     BadRow { table: Table },
     #[error("entry {index} of the log is damaged: {source}")]
@@ -135,7 +137,7 @@ impl Machine {
     pub fn apply(&mut self, entries: &[Entry]) -> Result<Applied, StateError> {
         let mut applied = Applied::default();
         applied.outcomes.reserve(entries.len());
-        let mut slice = self.store.begin(WriteBatch::new());
+        let mut slice = self.store.begin();
         for entry in entries {
             assert_eq!(entry.index, self.applied.index.0 + 1, "entries are applied in order, each once");
             let outcome = match entry.get_entry_type() {
@@ -167,29 +169,24 @@ impl Machine {
             self.applied = AppliedPosition { index: LogIndex(entry.index), term: Term(entry.term) };
         }
         self.applied.put(slice.batch());
-        let staged = slice.finish();
-        self.backend.write(&staged.batch)?;
-        applied.changes = staged.changes;
+        applied.changes = slice.take_changes();
+        slice.commit()?;
         Ok(applied)
     }
 
     /// Whether a compaction left rows that nobody can read any more.
     pub fn has_compacted_rows(&self) -> bool {
-        self.store.finished_compact_revision() < self.store.compact_revision()
+        self.store.has_compacted_rows()
     }
 
     /// Deletes up to `rows_max` of them, once no view can read them.
     ///
     /// # Errors
     /// When the backend fails.
-    pub fn delete_compacted(&mut self, rows_max: usize) -> Result<Deleted, BackendError> {
-        let mut deleted = Deleted::default();
-        if let Progress::Step { batch, finished } = self.store.compact_step(rows_max) {
-            self.backend.write(&batch)?;
-            deleted.rows = batch.ops().len();
-            deleted.finished = finished;
-        }
-        Ok(deleted)
+    pub fn delete_compacted(&mut self, rows_max: usize) -> Result<Deleted, StoreError> {
+        let rows = self.store.delete_compacted(rows_max)?;
+        let finished = (!self.store.has_compacted_rows()).then(|| self.store.finished_compact_revision());
+        Ok(Deleted { rows, finished })
     }
 }
 
@@ -207,9 +204,9 @@ impl Step<'_, '_> {
     fn carry_out(&mut self, request: RaftRequest) -> Result<Result<Outcome, RequestError>, StateError> {
         let Some(op) = request.op else { return Ok(Ok(Outcome::Done)) };
         let outcome = match op {
-            Op::Put(put) => self.slice.put(self.leases, &put, Answer::Wanted).map(Outcome::Put),
-            Op::DeleteRange(delete) => self.slice.delete_range(self.leases, &delete, Answer::Wanted).map(Outcome::DeleteRange),
-            Op::Txn(txn) => self.slice.txn(self.leases, &txn, Answer::Wanted).map(Outcome::Txn),
+            Op::Put(put) => self.slice.put(&put, self.leases).map(Outcome::Put),
+            Op::DeleteRange(delete) => self.slice.delete_range(&delete, self.leases).map(Outcome::DeleteRange),
+            Op::Txn(txn) => self.slice.txn(&txn, self.leases).map(Outcome::Txn),
             Op::Compact(compact) => self.compact(&compact),
             Op::LeaseGrant(grant) => return Ok(self.grant(&grant)),
             Op::LeaseRevoke(revoke) => return self.revoke(LeaseId(revoke.id)),
@@ -275,7 +272,7 @@ impl Step<'_, '_> {
             Ok(keys) => keys,
             Err(error) => return Ok(Err(error.into())),
         };
-        self.slice.delete_keys(self.leases, &keys);
+        self.slice.delete_keys(&keys);
         self.applied.leases.push(LeaseChange::Revoked { lease });
         Ok(Ok(Outcome::LeaseRevoke(pb::LeaseRevokeResponse { header: Some(self.header()) })))
     }

@@ -4,8 +4,6 @@
 //!   View ──take──▶ snap/<term>-<index>.cast ──fill──▶ an empty backend
 //! ```
 
-use crate::ids::Revision;
-use crate::mvcc::RowKey;
 use crate::raft::terms::LogPosition;
 use crate::snapshot::{SnapshotError, SnapshotFile, SnapshotStore};
 use crate::state::View;
@@ -51,7 +49,7 @@ pub fn take(store: &mut SnapshotStore, view: &View) -> Result<LogPosition, Porta
     }
     let mut failed = None;
     // Rows above the view's revision belong to later entries; those of compacted revisions are gone or harmless.
-    let end = RowKey { main: Revision(view.mvcc.revision().0 + 1), sub: 0, tombstone: false }.encode();
+    let end = view.mvcc.end_of_rows();
     view.backend().scan(Table::Kv, b"", &end, &mut |key, value| {
         match taking.writer().row(Table::Kv, key.to_vec(), value.to_vec()) {
             Ok(()) => ControlFlow::Continue(()),

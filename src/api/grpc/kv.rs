@@ -25,7 +25,7 @@ impl Kv for Edge {
 
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
         self.unary(Rpc::KvRange, request, |mut admitted, range| async move {
-            check::check_range(&range)?;
+            check::range(&range)?;
             admitted.describe(|span| describe_range(span, &range));
             let view = view_for(&self.cast, &admitted, range.serializable).await?;
             read_range(view, range, &self.cast).await
@@ -38,7 +38,8 @@ impl Kv for Edge {
         request: Request<pb::RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
         self.unary(Rpc::KvRangeStream, request, |admitted, range| async move {
-            check::check_range_stream(&range)?;
+            check::range(&range)?;
+            check_streamable(&range)?;
             let view = view_for(&self.cast, &admitted, range.serializable).await?;
             Ok(range_stream::open(admitted.permit, view, range, self.cast.clone())?)
         })
@@ -47,7 +48,7 @@ impl Kv for Edge {
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
         self.unary(Rpc::KvPut, request, |mut admitted, put| async move {
-            check::check_put(&put)?;
+            check::put(&put)?;
             admitted.describe(|span| span.attribute("key", text(&put.key)));
             match self.cast.replicate(&admitted.permit, Op::Put(put), admitted.span()).await? {
                 Outcome::Put(mut answer) => {
@@ -65,7 +66,7 @@ impl Kv for Edge {
         request: Request<pb::DeleteRangeRequest>,
     ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
         self.unary(Rpc::KvDeleteRange, request, |admitted, delete| async move {
-            check::check_delete_range(&delete)?;
+            check::delete_range(&delete)?;
             match self.cast.replicate(&admitted.permit, Op::DeleteRange(delete), admitted.span()).await? {
                 Outcome::DeleteRange(mut answer) => {
                     fill(&self.cast, &mut answer.header);
@@ -79,7 +80,7 @@ impl Kv for Edge {
 
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
         self.unary(Rpc::KvTxn, request, |mut admitted, txn| async move {
-            check::check_txn(&txn, self.cast.limits().txn_ops_max)?;
+            check::txn(&txn, self.cast.limits().txn_ops_max)?;
             admitted.describe(|span| describe_txn(span, &txn));
             let mut answer = if check::read_only(&txn) {
                 let view = view_for(&self.cast, &admitted, check::serializable(&txn)).await?;
@@ -153,11 +154,28 @@ async fn read_range(view: Arc<View>, range: pb::RangeRequest, cast: &Cast) -> Re
 
 /// Counting costs the logarithm of the range, reading all of it.
 fn is_small(view: &View, range: &pb::RangeRequest) -> bool {
-    if range.range_end.is_empty() || (range.count_only && range.revision <= 0) {
-        return true;
+    range.range_end.is_empty()
+        || (range.count_only && range.revision <= 0)
+        || view.mvcc.count(&range.key, &range.range_end) <= SMALL_READ_ROWS
+}
+
+/// A stream comes in key order: what would have to be sorted or filtered first cannot be streamed.
+fn check_streamable(range: &pb::RangeRequest) -> Result<(), RequestError> {
+    use pb::range_request::{SortOrder, SortTarget};
+    let in_key_order = match range.sort_order() {
+        SortOrder::None => true,
+        SortOrder::Ascend => range.sort_target() == SortTarget::Key,
+        SortOrder::Descend => false,
+    };
+    if !in_key_order {
+        return Err(RequestError::RangeStreamUnsupported("custom sort orders"));
     }
-    let count = pb::RangeRequest { count_only: true, revision: 0, ..range.clone() };
-    view.mvcc.range(&count).is_ok_and(|counted| counted.count <= SMALL_READ_ROWS)
+    let filters =
+        [range.min_mod_revision, range.max_mod_revision, range.min_create_revision, range.max_create_revision];
+    if filters.iter().any(|filter| *filter != 0) {
+        return Err(RequestError::RangeStreamUnsupported("revision filters"));
+    }
+    Ok(())
 }
 
 /// Keys are bytes; traces are text.

@@ -1,0 +1,234 @@
+//! Takes HTTP/2 requests that are not gRPC to the actix-web application, and its answers back.
+//!
+//! ```text
+//!   hyper's stream (tokio worker) ──BridgedRequest──▶ HTTP thread ─▶ HttpApp
+//!                 ◀──────BridgedResponse, then chunks of its body──────┘
+//! ```
+//! hyper and actix use two releases of the `http` crate, so heads are converted field by field. The request's body is
+//! collected first, up to the limit of a request; the response's is streamed, since a watch may last for days.
+
+use super::http_threads::{Job, JobSender, respond};
+use actix_http::body::{BodySize, BoxBody, MessageBody};
+use actix_http::{Payload, Request as ActixRequest, header as actix_header};
+use actix_service::Service;
+use actix_web::dev::ServiceResponse;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::header::{ALLOW, CONTENT_LENGTH, DATE, HOST};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, request};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::body::Body;
+
+/// For a client to send the body of one request.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Chunks of a response that may wait for a slow client.
+const CHUNKS_MAX: usize = 4;
+
+pub(super) struct BridgedRequest {
+    head: request::Parts,
+    body: Bytes,
+    remote: SocketAddr,
+    /// Closed when the client has reset the stream; the application's work is then dropped.
+    reply: oneshot::Sender<BridgedResponse>,
+}
+
+struct BridgedResponse {
+    status: StatusCode,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    body: BridgedBody,
+}
+
+enum BridgedBody {
+    Whole(Bytes),
+    Stream { length: Option<u64>, chunks: mpsc::Receiver<Result<Frame<Bytes>, BodyError>> },
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the body of the response ended early: {0}")]
+struct BodyError(String);
+
+#[derive(Clone)]
+pub(super) struct Bridge {
+    sender: JobSender,
+    permits: Arc<Semaphore>,
+    body_bytes_max: usize,
+}
+
+impl Bridge {
+    pub(super) fn new(sender: JobSender, body_bytes_max: usize, requests_max: usize) -> Bridge {
+        let permits = Arc::new(Semaphore::new(requests_max.clamp(1, Semaphore::MAX_PERMITS)));
+        Bridge { sender, permits, body_bytes_max }
+    }
+
+    pub(super) fn sender(&self) -> &JobSender {
+        &self.sender
+    }
+
+    pub(super) async fn answer(&self, request: Request<Incoming>, remote: SocketAddr) -> Response<Body> {
+        let Ok(permit) = self.permits.clone().try_acquire_owned() else {
+            return plain(StatusCode::SERVICE_UNAVAILABLE, "too many requests");
+        };
+        let (head, body) = request.into_parts();
+        if head.method == Method::CONNECT {
+            let mut refused = plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
+            refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+            return refused;
+        }
+        let body = match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, self.body_bytes_max).collect()).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                return plain(StatusCode::PAYLOAD_TOO_LARGE, "request body too large");
+            }
+            Ok(Err(_)) => return plain(StatusCode::BAD_REQUEST, "request body ended early"),
+            Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, "request body came too slowly"),
+        };
+        let is_head = head.method == Method::HEAD;
+        let (reply, answer) = oneshot::channel();
+        let bridged = Box::new(BridgedRequest { head, body, remote, reply });
+        if self.sender.send(Job::Request(bridged)).is_err() {
+            return plain(StatusCode::SERVICE_UNAVAILABLE, "server stopped");
+        }
+        let Ok(answer) = answer.await else {
+            return plain(StatusCode::INTERNAL_SERVER_ERROR, "the request cannot be handled");
+        };
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = answer.status;
+        let headers = response.headers_mut();
+        for (name, value) in answer.headers {
+            headers.append(name, value);
+        }
+        set_date(headers);
+        let length = match &answer.body {
+            BridgedBody::Whole(bytes) => Some(bytes.len() as u64),
+            BridgedBody::Stream { length, .. } => *length,
+        };
+        if let Some(length) = length {
+            headers.insert(CONTENT_LENGTH, length.into());
+        }
+        if !is_head {
+            *response.body_mut() = match answer.body {
+                BridgedBody::Whole(bytes) => Body::new(Full::new(bytes)),
+                // The permit lasts as long as the answer does.
+                BridgedBody::Stream { chunks, .. } => {
+                    let chunks = ReceiverStream::new(chunks).map(move |chunk| {
+                        let _ = &permit;
+                        chunk
+                    });
+                    Body::new(StreamBody::new(chunks))
+                }
+            };
+        }
+        response
+    }
+}
+
+/// What the bridge itself answers, as etcd's HTTP library writes errors.
+fn plain(status: StatusCode, text: &str) -> Response<Body> {
+    let mut response = Response::new(Body::new(Full::new(Bytes::from(format!("{text}\n")))));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    set_date(headers);
+    response
+}
+
+/// HTTP asks every origin server with a clock for it. Nothing here depends on it.
+#[allow(clippy::disallowed_methods)]
+fn set_date(headers: &mut http::HeaderMap) {
+    let now = actix_header::HttpDate::from(SystemTime::now());
+    if let Ok(value) = HeaderValue::try_from(now.to_string()) {
+        headers.insert(DATE, value);
+    }
+}
+
+/// On the HTTP thread: one request through the application, its answer back to the stream.
+pub(super) async fn run<A>(app: &A, bridged: BridgedRequest)
+where
+    A: Service<ActixRequest, Response = ServiceResponse<BoxBody>, Error = actix_web::Error>,
+{
+    let BridgedRequest { head, body, remote, mut reply } = bridged;
+    // Dropping `reply` unanswered is answered by the bridge.
+    let Some(request) = into_actix(&head, body, remote) else { return };
+    let response = tokio::select! {
+        response = respond(app, request) => response,
+        () = reply.closed() => return,
+    };
+    let (head, body) = response.into_parts();
+    let Ok(status) = StatusCode::from_u16(head.status().as_u16()) else { return };
+    let mut headers = Vec::with_capacity(head.headers().len());
+    for (name, value) in head.headers() {
+        let name = HeaderName::from_bytes(name.as_str().as_bytes());
+        let value = HeaderValue::from_bytes(value.as_bytes());
+        if let (Ok(name), Ok(value)) = (name, value) {
+            headers.push((name, value));
+        }
+    }
+    let length = match body.size() {
+        BodySize::None => Some(0),
+        BodySize::Sized(length) => Some(length),
+        BodySize::Stream => None,
+    };
+    match body.try_into_bytes() {
+        Ok(bytes) => {
+            let _ = reply.send(BridgedResponse { status, headers, body: BridgedBody::Whole(bytes) });
+        }
+        Err(body) => {
+            let (sender, chunks) = mpsc::channel(CHUNKS_MAX);
+            let body_bridged = BridgedBody::Stream { length, chunks };
+            if reply.send(BridgedResponse { status, headers, body: body_bridged }).is_ok() {
+                pump(body, sender).await;
+            }
+        }
+    }
+}
+
+/// Sends the body chunk by chunk, until it ends or nobody listens any more.
+async fn pump(body: BoxBody, sender: mpsc::Sender<Result<Frame<Bytes>, BodyError>>) {
+    let mut body = pin!(body);
+    loop {
+        let chunk = tokio::select! {
+            chunk = poll_fn(|cx| body.as_mut().poll_next(cx)) => chunk,
+            () = sender.closed() => return,
+        };
+        let (chunk, last) = match chunk {
+            None => return,
+            Some(Ok(bytes)) => (Ok(Frame::data(bytes)), false),
+            Some(Err(error)) => (Err(BodyError(error.to_string())), true),
+        };
+        if sender.send(chunk).await.is_err() || last {
+            return;
+        }
+    }
+}
+
+/// None if the other release of `http` does not take what this one took.
+fn into_actix(head: &request::Parts, body: Bytes, remote: SocketAddr) -> Option<ActixRequest> {
+    let payload = if body.is_empty() { Payload::None } else { Payload::from(body) };
+    let mut request = ActixRequest::with_payload(payload);
+    let actix_head = request.head_mut();
+    actix_head.method = actix_http::Method::from_bytes(head.method.as_str().as_bytes()).ok()?;
+    actix_head.uri = head.uri.to_string().parse().ok()?;
+    actix_head.version = actix_http::Version::HTTP_2;
+    actix_head.peer_addr = Some(remote);
+    for (name, value) in &head.headers {
+        let name = actix_header::HeaderName::from_bytes(name.as_str().as_bytes()).ok()?;
+        let value = actix_header::HeaderValue::from_bytes(value.as_bytes()).ok()?;
+        actix_head.headers.append(name, value);
+    }
+    if !head.headers.contains_key(HOST)
+        && let Some(authority) = head.uri.authority()
+    {
+        let value = actix_header::HeaderValue::from_str(authority.as_str()).ok()?;
+        actix_head.headers.insert(actix_header::HOST, value);
+    }
+    Some(request)
+}

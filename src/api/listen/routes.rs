@@ -1,0 +1,103 @@
+//! Which gRPC service answers a request.
+//!
+//! A request names its service in the path (`/etcdserverpb.KV/Put`), so a table of at most a dozen names is all that is
+//! needed: tonic's own `Routes` goes through axum's router, which for each request matches a tree, keeps the path's
+//! parameters and boxes the service once more.
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::{BoxFuture, Service};
+use tonic::server::NamedService;
+
+pub(super) type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+trait GrpcService: Send + Sync {
+    fn answer(&self, request: Request<Incoming>) -> Answer;
+}
+
+impl<S> GrpcService for S
+where
+    S: Service<
+            Request<Incoming>,
+            Response = Response<Body>,
+            Error = Infallible,
+            Future = BoxFuture<Response<Body>, Infallible>,
+        > + Clone
+        + Send
+        + Sync,
+{
+    fn answer(&self, request: Request<Incoming>) -> Answer {
+        // What tonic generates is always ready.
+        self.clone().call(request)
+    }
+}
+
+/// gRPC services by name. Built as tonic's `Routes` are; put the service first that is called most.
+#[derive(Clone, Default)]
+pub struct Routes {
+    services: Vec<(&'static str, Arc<dyn GrpcService>)>,
+}
+
+impl Routes {
+    pub fn new<S>(service: S) -> Routes
+    where
+        S: Service<
+                Request<Incoming>,
+                Response = Response<Body>,
+                Error = Infallible,
+                Future = BoxFuture<Response<Body>, Infallible>,
+            > + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+    {
+        Routes::default().add_service(service)
+    }
+
+    #[must_use]
+    pub fn add_service<S>(mut self, service: S) -> Routes
+    where
+        S: Service<
+                Request<Incoming>,
+                Response = Response<Body>,
+                Error = Infallible,
+                Future = BoxFuture<Response<Body>, Infallible>,
+            > + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+    {
+        self.services.push((S::NAME, Arc::new(service)));
+        self
+    }
+
+    pub(super) fn answer(&self, request: Request<Incoming>) -> Answer {
+        let path = request.uri().path();
+        let Some((name, _)) = path.strip_prefix('/').and_then(|path| path.rsplit_once('/')) else {
+            return refuse(format!("malformed method name: {path:?}"));
+        };
+        match self.services.iter().find(|(known, _)| *known == name) {
+            Some((_, service)) => service.answer(request),
+            None => refuse(format!("unknown service {name}")),
+        }
+    }
+}
+
+fn refuse(message: String) -> Answer {
+    Box::pin(std::future::ready(Ok(Status::unimplemented(message).into_http())))
+}
+
+/// Whether a request is gRPC's; all else on the port is HTTP's.
+pub(super) fn is_grpc<B>(request: &Request<B>) -> bool {
+    request
+        .headers()
+        .get(http::header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}

@@ -1,0 +1,315 @@
+//! The replicated lease table: which leases there are and which keys hang on them.
+//!
+//! ```text
+//!   leases: id  ──▶ granted and checkpointed time, keys      what a revoke deletes
+//!   owners: key ──▶ id                                       what a put or a delete has to detach
+//! ```
+//! Part of the state machine: every member does the same to it at the same index, so there is no clock here. Rows hold the
+//! times only; which keys belong to a lease is written in the keys. Copies are cheap, for views.
+
+use super::{LeaseError, LeaseTableError};
+use crate::ids::LeaseId;
+use bytes::Bytes;
+use castd_backend_api::{Backend, Table, WriteBatch};
+use castd_proto::castdpb::LeaseRow;
+use imbl::{OrdMap, OrdSet};
+use prost::Message;
+use std::ops::ControlFlow;
+
+/// The longest time to live, in seconds, which etcd chose so that it fits where nanoseconds are counted in 64 bits.
+pub const TTL_SECS_MAX: i64 = 9_000_000_000;
+
+/// One lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    pub ttl_secs: i64,
+    /// What was left at the last checkpoint; 0 if there was none since it was last kept alive.
+    pub remaining_ttl_secs: i64,
+    pub keys: OrdSet<Bytes>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeaseTable {
+    leases: OrdMap<LeaseId, Lease>,
+    /// The other side of [`Lease::keys`]. Keys without a lease cost nothing here.
+    owners: OrdMap<Bytes, LeaseId>,
+}
+
+impl LeaseTable {
+    /// Reads the rows in `backend`. `attached` is what the keys say they are attached to; a lease that is not there is
+    /// ignored, as etcd does, whose backups may hold such keys.
+    ///
+    /// # Errors
+    /// When the backend fails or a row is damaged.
+    pub fn open(
+        backend: &dyn Backend,
+        attached: impl IntoIterator<Item = (LeaseId, Bytes)>,
+    ) -> Result<Self, LeaseTableError> {
+        let mut leases = OrdMap::new();
+        let mut damaged = None;
+        backend.scan(Table::Lease, b"", b"", &mut |key, value| match decode(key, value) {
+            Some((id, lease)) => {
+                leases.insert(id, lease);
+                ControlFlow::Continue(())
+            }
+            None => {
+                damaged = Some(LeaseTableError::RowDamaged(key.to_vec()));
+                ControlFlow::Break(())
+            }
+        })?;
+        if let Some(damaged) = damaged {
+            return Err(damaged);
+        }
+        let mut table = Self { leases, owners: OrdMap::new() };
+        for (lease, key) in attached {
+            table.attach_key(lease, &key);
+        }
+        Ok(table)
+    }
+
+    pub fn len(&self) -> usize {
+        self.leases.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.leases.is_empty()
+    }
+
+    pub fn get(&self, id: LeaseId) -> Option<&Lease> {
+        self.leases.get(&id)
+    }
+
+    /// All leases, by id.
+    pub fn iter(&self) -> impl Iterator<Item = (LeaseId, &Lease)> {
+        self.leases.iter().map(|(id, lease)| (*id, lease))
+    }
+
+    /// Answers the time to live, in seconds. The caller has made sure that it is not too short (see
+    /// [`super::ttl_secs_min`]) and has chosen an id.
+    ///
+    /// # Errors
+    /// [`LeaseError::TtlTooLarge`], then [`LeaseError::Exists`]; [`LeaseError::NotFound`] for id 0, which is no lease.
+    pub fn grant(&mut self, id: LeaseId, ttl_secs: i64, batch: &mut WriteBatch) -> Result<i64, LeaseError> {
+        if id == LeaseId(0) {
+            return Err(LeaseError::NotFound);
+        }
+        if ttl_secs > TTL_SECS_MAX {
+            return Err(LeaseError::TtlTooLarge);
+        }
+        if self.leases.contains_key(&id) {
+            return Err(LeaseError::Exists);
+        }
+        let lease = Lease { ttl_secs: ttl_secs.max(1), remaining_ttl_secs: 0, keys: OrdSet::new() };
+        put_row(batch, id, &lease);
+        let ttl_secs = lease.ttl_secs;
+        self.leases.insert(id, lease);
+        Ok(ttl_secs)
+    }
+
+    /// Takes the lease out and answers its keys, in order, for the caller to delete.
+    ///
+    /// # Errors
+    /// [`LeaseError::NotFound`].
+    pub fn revoke(&mut self, id: LeaseId, batch: &mut WriteBatch) -> Result<Vec<Bytes>, LeaseError> {
+        let lease = self.leases.remove(&id).ok_or(LeaseError::NotFound)?;
+        for key in &lease.keys {
+            self.owners.remove(key);
+        }
+        batch.delete(Table::Lease, Bytes::copy_from_slice(&row_key(id)));
+        Ok(lease.keys.into_iter().collect())
+    }
+
+    /// Remembers how much time is left, or with 0 that all of it is. Answers whether there is such a lease.
+    pub fn checkpoint(&mut self, id: LeaseId, remaining_ttl_secs: i64, batch: &mut WriteBatch) -> bool {
+        let Some(lease) = self.leases.get_mut(&id) else { return false };
+        lease.remaining_ttl_secs = remaining_ttl_secs.clamp(0, lease.ttl_secs);
+        put_row(batch, id, lease);
+        true
+    }
+
+    /// Every row, for a portable snapshot.
+    pub fn put_rows(&self, batch: &mut WriteBatch) {
+        for (id, lease) in &self.leases {
+            put_row(batch, *id, lease);
+        }
+    }
+
+    pub fn exists(&self, id: LeaseId) -> bool {
+        self.leases.contains_key(&id)
+    }
+
+    /// The lease a key is attached to.
+    pub fn owner_of(&self, key: &[u8]) -> Option<LeaseId> {
+        if self.owners.is_empty() { None } else { self.owners.get(key).copied() }
+    }
+
+    /// Attaches a key that is not attached.
+    fn attach_key(&mut self, id: LeaseId, key: &Bytes) {
+        let Some(lease) = self.leases.get_mut(&id) else { return };
+        lease.keys.insert(key.clone());
+        let before = self.owners.insert(key.clone(), id);
+        debug_assert!(before.is_none_or(|before| before == id));
+    }
+
+    fn detach_key(&mut self, id: LeaseId, key: &[u8]) {
+        let owner = self.owners.remove(key);
+        debug_assert!(owner.is_none_or(|owner| owner == id));
+        if let Some(lease) = self.leases.get_mut(&id) {
+            lease.keys.remove(key);
+        }
+    }
+}
+
+fn row_key(id: LeaseId) -> [u8; 8] {
+    id.0.to_be_bytes()
+}
+
+fn put_row(batch: &mut WriteBatch, id: LeaseId, lease: &Lease) {
+    let row = LeaseRow { id: id.0, ttl_secs: lease.ttl_secs, remaining_ttl_secs: lease.remaining_ttl_secs };
+    batch.put(Table::Lease, Bytes::copy_from_slice(&row_key(id)), row.encode_to_vec());
+}
+
+fn decode(key: &[u8], value: &[u8]) -> Option<(LeaseId, Lease)> {
+    let id = LeaseId(i64::from_be_bytes(key.try_into().ok()?));
+    let row = LeaseRow::decode(value).ok()?;
+    let times_are_sane =
+        (1..=TTL_SECS_MAX).contains(&row.ttl_secs) && (0..=row.ttl_secs).contains(&row.remaining_ttl_secs);
+    (row.id == id.0 && times_are_sane).then(|| {
+        (id, Lease { ttl_secs: row.ttl_secs, remaining_ttl_secs: row.remaining_ttl_secs, keys: OrdSet::new() })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use castd_backend_memory::MemoryBackend;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Grant(i64, i64),
+        Revoke(i64),
+        Checkpoint(i64, i64),
+        Put(u8, i64),
+        Delete(u8),
+    }
+
+    fn id() -> impl Strategy<Value = i64> {
+        prop_oneof![
+            4 => prop::sample::select([i64::MIN, -1, 0, 1, 2, i64::MAX].as_slice()),
+            1 => any::<i64>(),
+        ]
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let ttl = prop_oneof![Just(TTL_SECS_MAX), Just(TTL_SECS_MAX + 1), Just(0), any::<i64>(), 1..100_i64];
+        prop_oneof![
+            3 => (id(), ttl.clone()).prop_map(|(id, ttl)| Op::Grant(id, ttl)),
+            1 => id().prop_map(Op::Revoke),
+            1 => (id(), ttl).prop_map(|(id, remaining)| Op::Checkpoint(id, remaining)),
+            4 => (0..6_u8, id()).prop_map(|(key, id)| Op::Put(key, id)),
+            1 => (0..6_u8).prop_map(Op::Delete),
+        ]
+    }
+
+    #[derive(Default)]
+    struct Model {
+        leases: BTreeMap<i64, (i64, i64)>,
+        keys: BTreeMap<u8, i64>,
+    }
+
+    fn key(number: u8) -> Bytes {
+        Bytes::copy_from_slice(&[b'k', number])
+    }
+
+    /// What mvcc does for a put.
+    fn put(table: &mut LeaseTable, number: u8, id: LeaseId) {
+        if let Some(owner) = table.owner_of(&key(number)) {
+            table.detach_key(owner, &key(number));
+        }
+        table.attach_key(id, &key(number));
+    }
+
+    proptest! {
+        #[test]
+        fn it_does_what_two_maps_do_and_comes_back_from_its_rows(ops in prop::collection::vec(op(), 1..60)) {
+            let backend = MemoryBackend::default();
+            let mut table = LeaseTable::default();
+            let mut model = Model::default();
+            for op in ops {
+                let mut batch = WriteBatch::new();
+                match op {
+                    Op::Grant(id, ttl) => {
+                        let expected = match id {
+                            0 => Err(LeaseError::NotFound),
+                            _ if ttl > TTL_SECS_MAX => Err(LeaseError::TtlTooLarge),
+                            id if model.leases.contains_key(&id) => Err(LeaseError::Exists),
+                            id => {
+                                model.leases.insert(id, (ttl.max(1), 0));
+                                Ok(ttl.max(1))
+                            }
+                        };
+                        prop_assert_eq!(table.grant(LeaseId(id), ttl, &mut batch), expected);
+                    }
+                    Op::Revoke(id) => {
+                        let expected = match model.leases.remove(&id) {
+                            None => Err(LeaseError::NotFound),
+                            Some(_) => {
+                                let keys: Vec<u8> =
+                                    model.keys.iter().filter(|(_, owner)| **owner == id).map(|(key, _)| *key).collect();
+                                model.keys.retain(|_, owner| *owner != id);
+                                Ok(keys.into_iter().map(key).collect())
+                            }
+                        };
+                        prop_assert_eq!(table.revoke(LeaseId(id), &mut batch), expected);
+                    }
+                    Op::Checkpoint(id, remaining) => {
+                        let known = model.leases.get_mut(&id).map(|(ttl, kept)| *kept = remaining.clamp(0, *ttl));
+                        prop_assert_eq!(table.checkpoint(LeaseId(id), remaining, &mut batch), known.is_some());
+                    }
+                    Op::Put(number, id) if model.leases.contains_key(&id) => {
+                        put(&mut table, number, LeaseId(id));
+                        model.keys.insert(number, id);
+                    }
+                    Op::Put(number, _) | Op::Delete(number) => {
+                        if let Some(owner) = table.owner_of(&key(number)) {
+                            table.detach_key(owner, &key(number));
+                        }
+                        model.keys.remove(&number);
+                    }
+                }
+                backend.write(&batch).unwrap();
+
+                let times: BTreeMap<i64, (i64, i64)> = table
+                    .iter()
+                    .map(|(id, lease)| (id.0, (lease.ttl_secs, lease.remaining_ttl_secs)))
+                    .collect();
+                prop_assert_eq!(&times, &model.leases);
+                let from_leases: BTreeSet<(Bytes, LeaseId)> =
+                    table.iter().flat_map(|(id, lease)| lease.keys.iter().map(move |key| (key.clone(), id))).collect();
+                let from_owners: BTreeSet<(Bytes, LeaseId)> =
+                    table.owners.iter().map(|(key, id)| (key.clone(), *id)).collect();
+                prop_assert_eq!(&from_leases, &from_owners, "both sides say the same");
+                let expected: BTreeSet<(Bytes, LeaseId)> =
+                    model.keys.iter().map(|(number, id)| (key(*number), LeaseId(*id))).collect();
+                prop_assert_eq!(&from_owners, &expected);
+
+                let attached = model.keys.iter().map(|(number, id)| (LeaseId(*id), key(*number)));
+                prop_assert_eq!(&LeaseTable::open(&backend, attached).unwrap(), &table);
+            }
+        }
+    }
+
+    #[test]
+    fn a_damaged_row_is_an_error_and_an_unknown_lease_is_not() {
+        let backend = MemoryBackend::default();
+        let stray = [(LeaseId(9), Bytes::from("a"))];
+        assert!(LeaseTable::open(&backend, stray).unwrap().is_empty());
+        let mut batch = WriteBatch::new();
+        let row = LeaseRow { id: 8, ttl_secs: 5, remaining_ttl_secs: 0 };
+        batch.put(Table::Lease, Bytes::copy_from_slice(&7_i64.to_be_bytes()), row.encode_to_vec());
+        backend.write(&batch).unwrap();
+        assert!(matches!(LeaseTable::open(&backend, []), Err(LeaseTableError::RowDamaged(_))));
+    }
+}

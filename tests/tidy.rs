@@ -1,0 +1,147 @@
+//! Reads the sources: what a machine can check, nobody has to remember.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const SOURCES: [&str; 6] = ["src", "backends", "proto/src", "tests", "examples", "bench"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn rust_files(under: &[&str]) -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = under.iter().map(|folder| root().join(folder)).collect();
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
+            let path = entry.expect("a readable folder").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Public messages of the cast: name → (file that declares it, type of the reply).
+fn messages() -> BTreeMap<String, (String, String)> {
+    let mut found = BTreeMap::new();
+    for path in rust_files(&["src/actors"]) {
+        let file = path.file_stem().expect("a file name").to_string_lossy().into_owned();
+        let mut reply = None;
+        for line in read(&path).lines() {
+            if let Some(rest) = line.strip_prefix("#[rtype(result = \"") {
+                reply = rest.strip_suffix("\")]").map(str::to_owned);
+            } else if let Some(rest) = line.strip_prefix("pub struct ").or_else(|| line.strip_prefix("pub enum "))
+                && let Some(reply) = reply.take()
+            {
+                let name: String = rest.chars().take_while(|c| c.is_alphanumeric()).collect();
+                found.insert(name, (file.clone(), reply));
+            } else if line.starts_with("struct ") || line.starts_with("enum ") {
+                // A message to oneself.
+                reply = None;
+            }
+        }
+    }
+    found
+}
+
+/// `WatchHub` → `watch_hub`.
+fn snake(name: &str) -> String {
+    let mut out = String::new();
+    for c in name.chars() {
+        if c.is_uppercase() && !out.is_empty() {
+            out.push('_');
+        }
+        out.extend(c.to_lowercase());
+    }
+    out
+}
+
+struct Row {
+    from: Vec<String>,
+    to: Vec<String>,
+    has_reply: bool,
+}
+
+/// The table *message | from | to | reply | why* of ARCHITECTURE.md.
+fn table() -> BTreeMap<String, Row> {
+    let text = read(&root().join("ARCHITECTURE.md"));
+    let section = text.split("## All messages").nth(1).expect("a section on messages");
+    let section = section.split("\n## ").next().expect("its text");
+    let names = |cell: &str| cell.split(',').map(|name| name.trim().to_owned()).collect();
+    let rows = section.lines().filter_map(|line| {
+        let cells: Vec<&str> = line.strip_prefix("| `")?.trim_end_matches('|').split('|').collect();
+        let [name, from, to, reply, why] = cells.as_slice() else { panic!("five cells, please: {line}") };
+        assert!(!why.trim().is_empty(), "why {name}?");
+        let name = name.trim().trim_end_matches('`').to_owned();
+        Some((name, Row { from: names(from), to: names(to), has_reply: reply.trim() != "–" }))
+    });
+    rows.collect()
+}
+
+#[test]
+fn the_table_of_messages_and_the_sources_agree() {
+    let (sources, table) = (messages(), table());
+    assert!(sources.len() >= 15, "found only {} messages: is the parser still right?", sources.len());
+    assert_eq!(table.keys().collect::<Vec<_>>(), sources.keys().collect::<Vec<_>>(), "table and sources");
+    for (name, (file, _)) in &sources {
+        let row = &table[name];
+        for to in &row.to {
+            let handler = read(&root().join(format!("src/actors/{}.rs", snake(to))));
+            let implementation = format!("impl Handler<{name}> for {to}");
+            assert!(handler.contains(&implementation), "the table says that {to} understands {name}");
+        }
+        let of_a_party = row.from.iter().chain(&row.to).any(|actor| snake(actor) == *file);
+        assert!(of_a_party || file == "mod", "{name} is declared in {file}.rs, which neither sends nor gets it");
+    }
+    // And every handler of every actor stands in the table.
+    for path in rust_files(&["src/actors"]) {
+        for line in read(&path).lines() {
+            let Some(rest) = line.strip_prefix("impl Handler<") else { continue };
+            let Some((name, to)) = rest.trim_end_matches(" {").split_once("> for ") else { continue };
+            if sources.contains_key(name) {
+                assert!(table[name].to.iter().any(|actor| actor == to), "the table does not say that {to} gets {name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_reply_in_the_table_is_a_reply_in_the_source() {
+    let (sources, table) = (messages(), table());
+    for (name, (file, reply)) in &sources {
+        let source = read(&root().join(format!("src/actors/{file}.rs")));
+        let declaration = source.split(&format!("pub struct {name} {{")).nth(1).and_then(|rest| rest.split('}').next());
+        let has_channel = declaration.is_some_and(|fields| fields.contains("reply:"));
+        assert_eq!(table[name].has_reply, has_channel || reply != "()", "reply of {name}");
+    }
+}
+
+#[test]
+fn every_module_says_what_it_is_for() {
+    let files = rust_files(&SOURCES);
+    assert!(files.len() > 60, "found only {} files", files.len());
+    for path in files {
+        assert!(read(&path).starts_with("//!"), "{} does not begin with //!", path.display());
+    }
+}
+
+#[test]
+fn nothing_is_left_undone_in_the_sources() {
+    let forbidden = [concat!("FIX", "ME"), concat!("TO", "DO"), concat!("dbg", "!("), concat!("#[ig", "nore")];
+    for path in rust_files(&SOURCES) {
+        let text = read(&path);
+        for word in forbidden {
+            assert!(!text.contains(word), "{} contains {word}", path.display());
+        }
+    }
+}
