@@ -16,15 +16,15 @@ use crate::telemetry::trace::TraceSettings;
 /// What is stored with what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StorageKind {
-    RocksDb,
+    Rocksdb,
     Sled,
     Memory,
 }
 
 impl StorageKind {
-    pub fn as_text(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
-            StorageKind::RocksDb => "rocksdb",
+            StorageKind::Rocksdb => "rocksdb",
             StorageKind::Sled => "sled",
             StorageKind::Memory => "memory",
         }
@@ -243,7 +243,7 @@ impl Config {
             storage: match settings.text("storage") {
                 "sled" => StorageKind::Sled,
                 "memory" => StorageKind::Memory,
-                _ => StorageKind::RocksDb,
+                _ => StorageKind::Rocksdb,
             },
             storage_keep_snapshot: settings.bool("storage-keep-snapshot"),
             snapshot_count: or(settings.unsigned("snapshot-count"), 10_000),
@@ -402,7 +402,7 @@ impl Config {
             ("wal-dir", self.wal_dir.as_deref().map_or("".into(), path)),
             ("wal-dir-dedicated", self.wal_dir.as_deref().map_or("".into(), path)),
             ("member-dir", path(&self.data_dir.join("member"))),
-            ("storage", self.storage.as_text().into()),
+            ("storage", self.storage.name().into()),
             ("force-new-cluster", self.force_new_cluster.into()),
             ("heartbeat-interval", self.heartbeat_interval.into()),
             ("election-timeout", self.election_timeout.into()),
