@@ -33,11 +33,11 @@ impl Ledger {
             return Err(refuse("the log was never begun".into()));
         }
         let mut terms_changed = false;
-        let first = write.entries.first().map_or(u64::MAX, |entry| entry.index);
-        if first <= self.hard_state.commit {
+        let first = write.entries.first().map_or(0, |entry| entry.index);
+        if !write.entries.is_empty() && first <= self.hard_state.commit {
             return Err(refuse(format!("entry {first} is committed, as all up to {}", self.hard_state.commit)));
         }
-        for (expected, entry) in (first..).zip(&write.entries) {
+        for (entry, expected) in write.entries.iter().zip(first..) {
             if entry.index != expected {
                 return Err(refuse(format!("entry {} stands where {expected} should", entry.index)));
             }
