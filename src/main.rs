@@ -57,7 +57,7 @@ fn run(config: &config::Config, notes: &[Note]) -> ExitCode {
             return exit_code(process::EXIT_FAILURE);
         }
     };
-    write_note(&log, &config.starting_note());
+    write_note(&log, &starting(config));
     let member = match Member::start_logged(config, &log) {
         Ok(member) => member,
         Err(failure) => {
@@ -82,6 +82,14 @@ fn run(config: &config::Config, notes: &[Note]) -> ExitCode {
 
 fn start_log(settings: &LogSettings) -> Result<(Logger, LogGuard), ExitCode> {
     log::start(settings).map_err(|failure| say(process::EXIT_FAILURE, "", &format!("{failure}\n")))
+}
+
+/// etcd's line, by which people find out what a member was started with.
+fn starting(config: &config::Config) -> Note {
+    let note = Note::new(Level::Info, "starting an etcd server")
+        .with("etcd-version", config::ETCD_VERSION)
+        .with("castd-version", config::CASTD_VERSION);
+    config.summary().into_iter().fold(note, |note, (field, value)| note.with(field, value))
 }
 
 fn notify_ready(log: &Logger) {

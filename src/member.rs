@@ -15,8 +15,8 @@ use crate::config::{CLUSTER_VERSION, Config, ETCD_VERSION};
 use crate::membership::urls::UrlSet;
 use crate::storage::DataDir;
 use crate::telemetry::clock::Clock;
-use crate::telemetry::metrics::{Metrics, MetricsLevel};
-use crate::telemetry::trace::{TraceError, TraceSettings, Tracing};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::trace::{TraceError, Tracing};
 use crate::wiring::{self, Placement, Running, Surroundings};
 use castd_backend_api::Backend;
 use castd_proto::castdpb::{ClusterVersion, MemberAttributes, raft_request::Op};
@@ -78,9 +78,8 @@ impl Member {
         // Ports first: a start that fails because one is taken must not have touched the disk.
         let peer_sockets = bind_all(&config.listen_peer_urls)?;
         let client_sockets = bind_all(&config.listen_client_urls)?;
-        let tracing = Tracing::start(&trace_settings(config), log)?;
-        let level = if config.metrics_extensive { MetricsLevel::Extensive } else { MetricsLevel::Basic };
-        let metrics = Metrics::new(level);
+        let tracing = Tracing::start(&config.tracing, log)?;
+        let metrics = Metrics::new(config.metrics);
 
         let Boot { cores, identity, data_dir, backend } = boot::boot(config, clock, log)?;
         metrics.identify(identity.member, ETCD_VERSION);
@@ -196,10 +195,6 @@ async fn publish(config: &Config, cast: &Cast, metrics: &Metrics, log: &Logger) 
 
 fn quota_bytes(config: &Config) -> i64 {
     config.quota_backend_bytes.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX))
-}
-
-fn trace_settings(config: &Config) -> TraceSettings {
-    config.tracing.clone()
 }
 
 fn listen_settings(name: &'static str, config: &Config, sockets: Vec<std::net::TcpListener>) -> ListenSettings {

@@ -33,7 +33,7 @@ pub use help::{flags_text, usage, version_text};
 pub use not_yet::{NotYet, Severity};
 pub use note::{FieldValue, Level, Note};
 pub use surroundings::Surroundings;
-pub use typed::{AutoCompaction, Config, Discovery, InitialClusterState, LogRotation, StorageKind, TlsSide};
+pub use typed::{AutoCompaction, Config, Discovery, InitialClusterState, LogRotation, TlsSide};
 pub use validate::ConfigError;
 
 use command_line::CommandLine;

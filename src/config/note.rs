@@ -103,6 +103,20 @@ impl From<std::time::Duration> for FieldValue {
     }
 }
 
+/// The fields of a [`Note`], in their order.
+pub struct NoteFields<'a>(&'a [(&'static str, FieldValue)]);
+
+impl slog::KV for NoteFields<'_> {
+    fn serialize(&self, record: &slog::Record<'_>, serializer: &mut dyn slog::Serializer) -> slog::Result {
+        self.0.iter().try_for_each(|(key, value)| match value {
+            FieldValue::Text(text) => serializer.emit_str(key, text),
+            FieldValue::Number(number) => serializer.emit_i64(key, *number),
+            FieldValue::Bool(value) => serializer.emit_bool(key, *value),
+            FieldValue::List(items) => slog::Value::serialize(&slog::Serde(items.clone()), record, key, serializer),
+        })
+    }
+}
+
 /// One log line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
@@ -114,6 +128,11 @@ pub struct Note {
 impl Note {
     pub fn new(level: Level, message: impl Into<String>) -> Note {
         Note { level, message: message.into(), fields: Vec::new() }
+    }
+
+    /// The fields as the logger takes them.
+    pub fn values(&self) -> NoteFields<'_> {
+        NoteFields(&self.fields)
     }
 
     #[must_use]

@@ -9,27 +9,10 @@ use super::note::FieldValue;
 use super::settings::Settings;
 use super::table::DEFAULT_NAME;
 use crate::membership::urls::UrlSet;
+use crate::storage::StorageKind;
 use crate::telemetry::log::LogSettings;
 use crate::telemetry::metrics::MetricsLevel;
 use crate::telemetry::trace::TraceSettings;
-
-/// What is stored with what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StorageKind {
-    Rocksdb,
-    Sled,
-    Memory,
-}
-
-impl StorageKind {
-    pub fn name(self) -> &'static str {
-        match self {
-            StorageKind::Rocksdb => "rocksdb",
-            StorageKind::Sled => "sled",
-            StorageKind::Memory => "memory",
-        }
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InitialClusterState {
