@@ -5,6 +5,7 @@
 pub mod config;
 pub mod ids;
 pub mod membership;
+pub mod storage;
 pub mod telemetry;
 pub mod watch;
 pub mod raft;
