@@ -90,6 +90,8 @@ pub struct DataDir {
     settings: Settings,
     member: PathBuf,
     format: Option<Format>,
+    /// A member was found here: not this process made it one.
+    was_member: bool,
     generations: Generations,
     _locks: Vec<DirectoryLock>,
 }
@@ -124,8 +126,9 @@ impl DataDir {
         }
         create_directory(&member)?;
         let generations = Generations::new(member.clone(), settings.kind, settings.tuning);
-        let mut this = Self { settings, member, format: None, generations, _locks: locks };
+        let mut this = Self { settings, member, format: None, was_member: false, generations, _locks: locks };
         this.format = this.recover(formats, notice)?;
+        this.was_member = this.format.is_some();
         create_directory(&this.log_path())?;
         create_directory(&this.snapshots_path())?;
         Ok(this)
@@ -158,7 +161,7 @@ impl DataDir {
     /// Opens the store. Damaged files are set aside and an empty store is opened in their place. When the caller has read
     /// from it what it reads at a start, it calls [`DataDir::backend_loaded`].
     pub fn open_backend(&self) -> Result<OpenedBackend, DataDirError> {
-        self.generations.open(self.format.is_some())
+        self.generations.open(self.was_member)
     }
 
     /// The store was opened and read without ending the process.
