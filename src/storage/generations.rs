@@ -56,6 +56,8 @@ pub(super) struct Generations {
 
 struct Lives {
     generation: u64,
+    /// The caller gave its store up: the next one is in its place.
+    given_up: bool,
     current: Option<Weak<dyn Backend>>,
     /// Replaced stores that somebody may still be reading.
     retired: Vec<(Weak<dyn Backend>, PathBuf)>,
@@ -69,7 +71,8 @@ impl Lives {
 
 impl Generations {
     pub(super) fn new(member: PathBuf, kind: StorageKind, tuning: Tuning) -> Self {
-        let lives = Mutex::new(Lives { generation: FIRST_GENERATION, current: None, retired: Vec::new() });
+        let lives =
+            Mutex::new(Lives { generation: FIRST_GENERATION, given_up: false, current: None, retired: Vec::new() });
         Self { member, kind, tuning, lives }
     }
 
@@ -98,7 +101,8 @@ impl Generations {
         };
         lives.generation = generation;
         lives.current = Some(Arc::downgrade(&backend));
-        let rebuilt = set_aside.is_some() || (expected && created && self.kind.keeps_files());
+        let rebuilt = set_aside.is_some() || ((expected || lives.given_up) && created && self.kind.keeps_files());
+        lives.given_up = false;
         Ok(OpenedBackend { backend, rebuilt, set_aside })
     }
 
@@ -113,6 +117,7 @@ impl Generations {
             return Err(DataDirError::BackendInUse);
         }
         lives.current = None;
+        lives.given_up = true;
         self.move_aside(reason)
     }
 

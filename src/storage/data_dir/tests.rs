@@ -450,6 +450,7 @@ fn a_store_that_does_not_fit_the_log_is_set_aside_once_nobody_reads_it() {
         let set_aside = data_dir.set_backend_aside("ahead of the log").unwrap().unwrap();
         assert_eq!(set_aside.reason, "ahead of the log");
         let opened = data_dir.open_backend().unwrap();
+        assert!(opened.rebuilt, "there was a store before");
         assert_eq!(value_of(&*opened.backend), None);
     }
 }
