@@ -193,7 +193,7 @@ mod tests {
     struct Subject;
 
     impl Engine for Subject {
-        const PROMISES: Promises = Promises { survives_reopening: false, detects_damage: false, shrinks: true };
+        const PROMISES: Promises = Promises { survives_reopening: false, shrinks: true };
 
         fn open(_: &Path) -> Result<Arc<dyn Backend>, castd_backend_api::OpenError> {
             Ok(Arc::new(Memory::new()))

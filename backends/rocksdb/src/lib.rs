@@ -11,12 +11,14 @@
 
 mod open;
 mod options;
+mod row_counts;
 
 pub use options::Options;
 
 use bytes::Bytes;
 use castd_backend_api::{Backend, BackendError, Op, OpenError, RowKey, Size, Table, Visit, WriteBatch};
 use rocksdb::{CompactOptions, DB, ErrorKind, FlushOptions, ReadOptions, ReadTier, WriteOptions, properties};
+use row_counts::RowCounts;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -135,8 +137,15 @@ impl Backend for RocksDb {
     fn size(&self) -> Result<Size, BackendError> {
         let memtables = self.property(properties::CUR_SIZE_ALL_MEM_TABLES)?;
         let allocated_bytes = self.property(properties::TOTAL_SST_FILES_SIZE)? + memtables;
-        let live_bytes = self.property(properties::ESTIMATE_LIVE_DATA_SIZE)? + memtables;
-        Ok(Size { allocated_bytes, in_use_bytes: live_bytes.min(allocated_bytes) })
+        let mut rows = RowCounts {
+            entries: self.property(properties::NUM_ENTRIES_ACTIVE_MEM_TABLE)?
+                + self.property(properties::NUM_ENTRIES_IMM_MEM_TABLES)?,
+            deletions: self.property(properties::NUM_DELETES_ACTIVE_MEM_TABLE)?
+                + self.property(properties::NUM_DELETES_IMM_MEM_TABLES)?,
+        };
+        let tables = self.db.property_value(properties::AGGREGATED_TABLE_PROPERTIES).map_err(failed("property"))?;
+        rows.add_tables(tables.as_deref().unwrap_or_default());
+        Ok(Size { allocated_bytes, in_use_bytes: rows.live_part_of(allocated_bytes) })
     }
 
     /// Compacts the table level by level. Automatic compactions go on beside it, so level 0 does not fill up behind it;

@@ -15,7 +15,8 @@ pub struct Options {
     pub cache_bytes: usize,
     /// Rows gathered in RAM before they are written out; up to three of these exist while the disk is slow.
     pub memtable_bytes: usize,
-    /// Rows read and decompressed together.
+    /// Rows read and decompressed together. At 8 KiB a row outside the cache costs half of what it costs at 16 KiB, and the
+    /// index, which stays in RAM, is still below a hundredth of the data.
     pub block_bytes: usize,
     /// Flushes and compactions at a time.
     pub background_jobs: u8,
@@ -23,7 +24,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cache_bytes: 32 << 20, memtable_bytes: 32 << 20, block_bytes: 16 << 10, background_jobs: 2 }
+        Self { cache_bytes: 32 << 20, memtable_bytes: 32 << 20, block_bytes: 8 << 10, background_jobs: 2 }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 struct Subject;
 
 impl Engine for Subject {
-    const PROMISES: Promises = Promises { survives_reopening: true, detects_damage: true, shrinks: true };
+    const PROMISES: Promises = Promises { survives_reopening: true, shrinks: true };
 
     fn open(path: &Path) -> Result<Arc<dyn Backend>, OpenError> {
         let options = Options { cache_bytes: 1 << 20, memtable_bytes: 1 << 20, ..Options::default() };
@@ -87,4 +87,23 @@ fn a_full_scan_passes_many_rows_a_second() {
     let elapsed = started.elapsed();
     assert_eq!(rows, ROWS);
     assert!(elapsed.as_secs_f64() < ROWS as f64 / 150_000.0, "{ROWS} rows took {elapsed:?}");
+}
+
+#[test]
+fn deleted_rows_leave_the_size_in_use_before_they_leave_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Subject::open(dir.path()).unwrap();
+    store.write(&numbered(0..1000, &[7; 100])).unwrap();
+    store.flush().unwrap();
+    let full = store.size().unwrap();
+    assert_eq!(full.in_use_bytes, full.allocated_bytes);
+    let mut batch = WriteBatch::new();
+    for n in 0..500u64 {
+        batch.delete(Table::Kv, n.to_be_bytes().to_vec());
+    }
+    store.write(&batch).unwrap();
+    store.flush().unwrap();
+    let half = store.size().unwrap();
+    assert!(half.allocated_bytes >= full.allocated_bytes, "{full:?} then {half:?}");
+    assert!(half.in_use_bytes < half.allocated_bytes * 6 / 10, "{half:?}");
 }

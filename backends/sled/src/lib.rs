@@ -71,9 +71,12 @@ impl Sled {
 }
 
 fn failed(operation: &'static str) -> impl Fn(sled::Error) -> BackendError {
-    move |error| match error {
-        sled::Error::Corruption { .. } => BackendError::Corrupt { engine: ENGINE, detail: error.to_string() },
-        _ => BackendError::Engine { engine: ENGINE, operation, source: Box::new(error) },
+    move |error| {
+        if open::is_damage(&error) {
+            BackendError::Corrupt { engine: ENGINE, detail: error.to_string() }
+        } else {
+            BackendError::Engine { engine: ENGINE, operation, source: Box::new(error) }
+        }
     }
 }
 
@@ -160,7 +163,7 @@ mod tests {
     struct Subject;
 
     impl Engine for Subject {
-        const PROMISES: Promises = Promises { survives_reopening: true, detects_damage: false, shrinks: false };
+        const PROMISES: Promises = Promises { survives_reopening: true, shrinks: false };
 
         fn open(path: &Path) -> Result<Arc<dyn Backend>, OpenError> {
             Ok(Arc::new(Sled::open(path, &Options::default())?))

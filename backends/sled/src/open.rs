@@ -29,15 +29,21 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<sled::Db, OpenError
             std::thread::sleep(LOCK_PAUSE);
             continue;
         }
-        let damaged = match &error {
-            sled::Error::Corruption { .. } | sled::Error::ReportableBug(_) | sled::Error::CollectionNotFound(_) => true,
-            sled::Error::Io(error) => matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData
-            ),
-            sled::Error::Unsupported(_) => false,
-        };
-        return Err(if damaged { corrupt(error.to_string()) } else { unusable(error.to_string()) });
+        return Err(if is_damage(&error) { corrupt(error.to_string()) } else { unusable(error.to_string()) });
+    }
+}
+
+/// Whether the files are to blame, and not what is around them.
+pub(crate) fn is_damage(error: &sled::Error) -> bool {
+    match error {
+        // "Unsupported" is what it makes of a damaged `conf`: our version of it is the only one that writes here.
+        sled::Error::Corruption { .. }
+        | sled::Error::ReportableBug(_)
+        | sled::Error::Unsupported(_)
+        | sled::Error::CollectionNotFound(_) => true,
+        sled::Error::Io(error) => {
+            matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData)
+        }
     }
 }
 

@@ -35,8 +35,6 @@ use std::sync::Arc;
 pub struct Promises {
     /// Rows are still there when the path is opened again.
     pub survives_reopening: bool,
-    /// A damaged file is reported, never silently answered from. Where this is false, the engine may also panic.
-    pub detects_damage: bool,
     /// [`Backend::reclaim`] makes the size shrink.
     pub shrinks: bool,
 }
