@@ -600,10 +600,11 @@ impl Hub {
         }
     }
 
-    /// Out of the index to nowhere.
+    /// Out of the index to nowhere; nothing happens if it is elsewhere.
     fn leave_sync(&mut self, slot: u32) {
         let Some(watcher) = self.watchers[slot as usize].as_mut() else { return };
-        let State::InSync(place) = std::mem::replace(&mut watcher.state, State::Reading) else { return };
+        let State::InSync(place) = watcher.state else { return };
+        watcher.state = State::Reading;
         let (id, start) = (watcher.stream, watcher.start);
         if let Some(moved) = self.interests.leave(place)
             && let Some(moved) = self.watchers[moved as usize].as_mut()
