@@ -323,8 +323,9 @@ impl World {
 
     fn check_wire(&self, reply: &Reply, delivery: &Delivery, prev_kv: bool) {
         let ids = HeaderIds { cluster_id: 1, member_id: 1, raft_term: 1 };
-        let read = |rows: &[RowKey]| {
-            Ok::<_, Infallible>(rows.iter().map(|row| self.rows.get(&(row.main, row.sub)).cloned()).collect())
+        let read = |event: &Event| {
+            let row = event.previous.and_then(|row| self.rows.get(&(row.main, row.sub)));
+            Ok::<_, Infallible>(row.cloned())
         };
         let Ok(frames) = reply.frames(ids, 150, read);
         let mut sent = Vec::new();
