@@ -24,7 +24,6 @@ mod ranges;
 mod recent;
 mod reply;
 mod request;
-mod stand_in;
 mod stream;
 
 #[cfg(test)]
@@ -37,4 +36,4 @@ pub use reply::{Frame, HeaderIds, Reply, ReplyBody};
 pub use request::{Filters, KeyRange, NewWatch, Refusal, Selector};
 pub use stream::StreamId;
 
-use stand_in::{Changes, Event, EventKind, RowKey};
+use crate::mvcc::{Changes, Event, EventKind};
