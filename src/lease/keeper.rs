@@ -36,28 +36,53 @@ pub struct KeepAliveId(pub u64);
 pub enum Input {
     /// `confirmed` is the term in which this member has shown, since the question was asked, that it leads and has applied
     /// all that was committed; a read index does both.
-    KeepAlive { request: KeepAliveId, lease: LeaseId, confirmed: Option<Term> },
+    KeepAlive {
+        request: KeepAliveId,
+        lease: LeaseId,
+        confirmed: Option<Term>,
+    },
     /// From the log, in its order.
-    Granted { lease: LeaseId, ttl_secs: i64 },
-    Revoked { lease: LeaseId },
-    Checkpointed { lease: LeaseId, remaining_secs: i64 },
+    Granted {
+        lease: LeaseId,
+        ttl_secs: i64,
+    },
+    Revoked {
+        lease: LeaseId,
+    },
+    Checkpointed {
+        lease: LeaseId,
+        remaining_secs: i64,
+    },
     /// `leading` is the term in which this member leads.
-    LeaderChanged { leading: Option<Term> },
+    LeaderChanged {
+        leading: Option<Term>,
+    },
     Tick,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    Answer { request: KeepAliveId, answer: Answer },
-    Expired { leases: Vec<LeaseId>, term: Term },
+    Answer {
+        request: KeepAliveId,
+        answer: Answer,
+    },
+    Expired {
+        leases: Vec<LeaseId>,
+        term: Term,
+    },
     /// What is left of each lease, in seconds; 0 means all of it.
-    Checkpoint { remaining_secs: Vec<(LeaseId, i64)>, term: Term },
+    Checkpoint {
+        remaining_secs: Vec<(LeaseId, i64)>,
+        term: Term,
+    },
 }
 
 /// What became of a keep alive. Each question gets one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    Renewed { ttl_secs: i64 },
+    Renewed {
+        ttl_secs: i64,
+    },
     /// There is no such lease, or no longer.
     Gone,
     NotLeader,
@@ -72,11 +97,6 @@ pub enum TimeLeft {
     Known { ttl_secs: i64, remaining_secs: i64 },
     Unknown,
     NotLeader,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    pub election_timeout: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -114,7 +134,7 @@ impl Lease {
 }
 
 pub struct LeaseKeeper {
-    settings: Settings,
+    election_timeout: Duration,
     leases: HashMap<LeaseId, Lease>,
     leading: Option<Term>,
     /// In this term leadership has been confirmed once: what former leaders left in the log is applied.
@@ -133,10 +153,11 @@ pub struct LeaseKeeper {
 }
 
 impl LeaseKeeper {
-    pub fn new(settings: Settings, table: &LeaseTable) -> Self {
+    /// A follower's keeper over what the log has made of `table`.
+    pub fn new(table: &LeaseTable, election_timeout: Duration) -> Self {
         let leases = table.iter().map(|(id, row)| (id, Lease::new(row.ttl_secs, row.remaining_ttl_secs))).collect();
         Self {
-            settings,
+            election_timeout,
             leases,
             leading: None,
             confirmed: false,
@@ -194,7 +215,7 @@ impl LeaseKeeper {
         let leading = self.leading;
         self.follow(effects);
         let last_tick = self.last_tick;
-        *self = Self::new(self.settings, table);
+        *self = Self::new(table, self.election_timeout);
         self.last_tick = last_tick;
         if let Some(term) = leading {
             self.lead(now, term);
@@ -231,7 +252,7 @@ impl LeaseKeeper {
             return effects.push(Effect::Answer { request, answer: Answer::NotLeader });
         };
         // A process that was stopped wakes up as the leader it once was: its tick is late, as etcd's check has it.
-        let clock_stood_still = now.saturating_sub(self.last_tick) > self.settings.election_timeout;
+        let clock_stood_still = now.saturating_sub(self.last_tick) > self.election_timeout;
         let confirmed = confirmed == Some(term);
         self.confirmed |= confirmed;
         let answer = match self.leases.get_mut(&id) {
@@ -420,7 +441,7 @@ impl LeaseKeeper {
             .iter()
             .map(|(id, lease)| {
                 let left = if lease.checkpointed_secs != 0 { lease.checkpointed_secs } else { lease.ttl_secs };
-                (*id, secs(left) + self.settings.election_timeout)
+                (*id, secs(left) + self.election_timeout)
             })
             .collect();
         for (id, left) in leases {
@@ -480,9 +501,8 @@ mod tests {
 
     impl Keeper {
         fn leading() -> Self {
-            let settings = Settings { election_timeout: Duration::from_secs(1) };
-            let mut keeper =
-                Self { core: LeaseKeeper::new(settings, &LeaseTable::default()), now: Duration::ZERO, requests: 0 };
+            let core = LeaseKeeper::new(&LeaseTable::default(), Duration::from_secs(1));
+            let mut keeper = Self { core, now: Duration::ZERO, requests: 0 };
             keeper.step(Input::LeaderChanged { leading: Some(TERM) });
             keeper.keep_alive(0, true);
             keeper
@@ -657,8 +677,8 @@ mod tests {
         table.grant(LeaseId(1), 1_000, &mut batch).unwrap();
         table.grant(LeaseId(2), 1_000, &mut batch).unwrap();
         table.checkpoint(LeaseId(2), 400, &mut batch);
-        let settings = Settings { election_timeout: Duration::from_secs(1) };
-        let mut keeper = Keeper { core: LeaseKeeper::new(settings, &table), now: Duration::ZERO, requests: 0 };
+        let core = LeaseKeeper::new(&table, Duration::from_secs(1));
+        let mut keeper = Keeper { core, now: Duration::ZERO, requests: 0 };
         assert_eq!(keeper.core.time_left(keeper.now, LeaseId(1)), TimeLeft::NotLeader);
         assert_eq!(keeper.pass(5_000), [], "a follower has no clock");
         keeper.step(Input::LeaderChanged { leading: Some(TERM) });

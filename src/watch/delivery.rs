@@ -147,7 +147,7 @@ impl Encoded {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::watch::RowKey;
+    use crate::mvcc::RowKey;
     use castd_proto::etcdserverpb::WatchResponse;
     use std::convert::Infallible;
 
@@ -166,16 +166,15 @@ mod tests {
 
     #[test]
     fn the_bytes_are_the_events_field_of_a_response() {
-        let row = RowKey { main: Revision(2), sub: 0 };
+        let row = RowKey { main: Revision(2), sub: 0, tombstone: false };
         let delivery = Delivery::new(vec![event(3, 1, Some(row)), event(4, 1, None)], Revision(3), Revision(4));
         let response = WatchResponse::decode(delivery.encoded().bytes().clone()).unwrap();
         assert_eq!(response.events.len(), 2);
         assert!(response.events.iter().all(|event| event.prev_kv.is_none()));
 
         let old = KeyValue { key: Bytes::from("key"), mod_revision: 2, ..Default::default() };
-        let encoded = delivery
-            .encoded_with_previous(|event| Ok::<_, Infallible>(event.previous.map(|_| old.clone())))
-            .unwrap();
+        let encoded =
+            delivery.encoded_with_previous(|event| Ok::<_, Infallible>(event.previous.map(|_| old.clone()))).unwrap();
         let response = WatchResponse::decode(encoded.bytes().clone()).unwrap();
         assert_eq!(response.events[0].prev_kv, Some(old));
         assert_eq!(response.events[1].prev_kv, None);

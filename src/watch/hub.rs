@@ -105,7 +105,7 @@ impl Default for Limits {
             watchers_per_stream_max: 1_000_000,
             reads_max: 4,
             chunk_revisions: 1_000,
-            delivery_bytes_max: 1 << 20,
+            delivery_bytes_max: 8 << 20,
             recent_revisions: 1_024,
             recent_bytes: 4 << 20,
         }
