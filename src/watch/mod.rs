@@ -34,6 +34,6 @@ pub use delivery::{Delivery, Encoded};
 pub use hub::{Effect, Hub, Input, Limits, Stats};
 pub use reply::{Frame, HeaderIds, Reply, ReplyBody};
 pub use request::{Filters, KeyRange, NewWatch, Refusal, Selector};
-pub use stream::StreamId;
+pub use stream::{CREDIT_BYTES, StreamId};
 
 use crate::mvcc::{Changes, Event, EventKind};
