@@ -1,15 +1,201 @@
-//! tmp
+//! Watches the clock for every lease and reports the ones that ran out.
+//!
+//! ```text
+//!   edge ──KeepAlive, LookUpTimeLeft, ListLeases──▶ LeaseKeeper ──LeasesExpired, LeasesCheckpointed──▶ RaftNode
+//!   Applier ──LeasesChanged──▶ LeaseKeeper ◀──LeaderChanged── RaftNode
+//! ```
+//! The core is [`crate::lease::LeaseKeeper`]. It never deletes a key: a revoke goes through the log, so every member drops
+//! the keys at one index.
+
 use crate::actors::Tick;
-use crate::actors::raft_node::*;
+use crate::actors::raft_node::{LeaderChanged, LeasesCheckpointed, LeasesExpired};
+use crate::ids::{LeaseId, Term};
+use crate::lease::{self, Answer, Effect, Input, KeepAliveId, TimeLeft};
 use crate::state::LeaseChange;
-use actix::{Actor, Context, Handler, Message};
+use crate::telemetry::clock::Clock;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::trace::{Span, SpanContext};
+use actix::{Actor, Context, Handler, Message, MessageResult, Recipient};
+use slog::Logger;
+use std::collections::HashMap;
 use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Command: give the lease its full time to live again.
+///
+/// The answer may wait for the log. `reply` is dropped without one if that takes longer than a request may.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct LeasesChanged { pub changes: Vec<LeaseChange>, pub now: Duration }
-pub struct LeaseKeeper;
-impl LeaseKeeper { #[allow(clippy::too_many_arguments)] pub fn new(_: crate::lease::LeaseKeeper, _: actix::Recipient<LeasesExpired>, _: actix::Recipient<LeasesCheckpointed>, _: Duration, _: crate::telemetry::clock::Clock, _: crate::telemetry::metrics::Metrics, _: slog::Logger) -> Self { LeaseKeeper } }
-impl Actor for LeaseKeeper { type Context = Context<Self>; }
-impl Handler<Tick> for LeaseKeeper { type Result = (); fn handle(&mut self, _: Tick, _: &mut Self::Context) {} }
-impl Handler<LeasesChanged> for LeaseKeeper { type Result = (); fn handle(&mut self, _: LeasesChanged, _: &mut Self::Context) {} }
-impl Handler<LeaderChanged> for LeaseKeeper { type Result = (); fn handle(&mut self, _: LeaderChanged, _: &mut Self::Context) {} }
+pub struct KeepAlive {
+    pub lease: LeaseId,
+    /// The term in which a read index has succeeded since the client asked, if one has.
+    pub confirmed: Option<Term>,
+    pub reply: oneshot::Sender<Answer>,
+    pub span: SpanContext,
+}
+
+/// Query: how long does the lease still live?
+#[derive(Debug, Message)]
+#[rtype(result = "TimeLeft")]
+pub struct LookUpTimeLeft {
+    pub lease: LeaseId,
+}
+
+/// Query: which leases are there? On the leader, those that expire soonest come first.
+#[derive(Debug, Message)]
+#[rtype(result = "Vec<LeaseId>")]
+pub struct ListLeases;
+
+/// Event, from the Applier: what a slice did to leases, in order. Sent before the [`Applied`] that covers it, so whoever
+/// waited for a read index finds it here.
+///
+/// [`Applied`]: crate::actors::raft_node::Applied
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct LeasesChanged {
+    pub changes: Vec<LeaseChange>,
+    pub now: Duration,
+}
+
+struct Waiting {
+    reply: oneshot::Sender<Answer>,
+    until: Duration,
+    _span: Span,
+}
+
+pub struct LeaseKeeper {
+    core: lease::LeaseKeeper,
+    effects: Vec<Effect>,
+    waiting: HashMap<KeepAliveId, Waiting>,
+    next_request: u64,
+    expired: Recipient<LeasesExpired>,
+    checkpointed: Recipient<LeasesCheckpointed>,
+    request_timeout: Duration,
+    clock: Clock,
+    metrics: Metrics,
+    log: Logger,
+}
+
+impl LeaseKeeper {
+    pub fn new(
+        core: lease::LeaseKeeper,
+        expired: Recipient<LeasesExpired>,
+        checkpointed: Recipient<LeasesCheckpointed>,
+        request_timeout: Duration,
+        clock: Clock,
+        metrics: Metrics,
+        log: Logger,
+    ) -> Self {
+        LeaseKeeper {
+            core,
+            effects: Vec::new(),
+            waiting: HashMap::new(),
+            next_request: 0,
+            expired,
+            checkpointed,
+            request_timeout,
+            clock,
+            metrics,
+            log,
+        }
+    }
+
+    fn step(&mut self, now: Duration, input: Input) {
+        self.core.step(now, input, &mut self.effects);
+        for effect in self.effects.drain(..) {
+            match effect {
+                Effect::Answer { request, answer } => {
+                    if matches!(answer, Answer::Renewed { .. }) {
+                        self.metrics.lease.renewed.inc();
+                    }
+                    if let Some(waiting) = self.waiting.remove(&request) {
+                        // The client may have gone; then nobody needs the answer.
+                        let _ = waiting.reply.send(answer);
+                    }
+                }
+                Effect::Expired { leases, term } => {
+                    self.metrics.lease.expired.inc_by(leases.len() as u64);
+                    slog::debug!(self.log, "leases expired"; "leases" => leases.len());
+                    self.expired.do_send(LeasesExpired { leases, term, span: SpanContext::default() });
+                }
+                Effect::Checkpoint { remaining_secs, term } => {
+                    self.checkpointed.do_send(LeasesCheckpointed { remaining_secs, term, span: SpanContext::default() });
+                }
+            }
+        }
+    }
+}
+
+impl Actor for LeaseKeeper {
+    type Context = Context<Self>;
+}
+
+impl Handler<KeepAlive> for LeaseKeeper {
+    type Result = ();
+
+    fn handle(&mut self, keep_alive: KeepAlive, _: &mut Self::Context) {
+        let now = self.clock.now();
+        let KeepAlive { lease, confirmed, reply, span } = keep_alive;
+        self.next_request += 1;
+        let request = KeepAliveId(self.next_request);
+        let waiting = Waiting { reply, until: now + self.request_timeout, _span: span.child("LeaseKeeper") };
+        self.waiting.insert(request, waiting);
+        self.step(now, Input::KeepAlive { request, lease, confirmed });
+    }
+}
+
+impl Handler<LookUpTimeLeft> for LeaseKeeper {
+    type Result = MessageResult<LookUpTimeLeft>;
+
+    fn handle(&mut self, query: LookUpTimeLeft, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.core.time_left(self.clock.now(), query.lease))
+    }
+}
+
+impl Handler<ListLeases> for LeaseKeeper {
+    type Result = MessageResult<ListLeases>;
+
+    fn handle(&mut self, _: ListLeases, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.core.ids())
+    }
+}
+
+impl Handler<LeasesChanged> for LeaseKeeper {
+    type Result = ();
+
+    fn handle(&mut self, changed: LeasesChanged, _: &mut Self::Context) {
+        for change in changed.changes {
+            let input = match change {
+                LeaseChange::Granted { lease, ttl_secs } => {
+                    self.metrics.lease.granted.inc();
+                    self.metrics.lease.ttl.observe(ttl_secs as f64);
+                    Input::Granted { lease, ttl_secs }
+                }
+                LeaseChange::Revoked { lease } => {
+                    self.metrics.lease.revoked.inc();
+                    Input::Revoked { lease }
+                }
+                LeaseChange::Checkpointed { lease, remaining_secs } => Input::Checkpointed { lease, remaining_secs },
+            };
+            self.step(changed.now, input);
+        }
+    }
+}
+
+impl Handler<LeaderChanged> for LeaseKeeper {
+    type Result = ();
+
+    fn handle(&mut self, changed: LeaderChanged, _: &mut Self::Context) {
+        let leading = changed.status.is_leader.then_some(changed.status.term);
+        self.step(changed.now, Input::LeaderChanged { leading });
+    }
+}
+
+impl Handler<Tick> for LeaseKeeper {
+    type Result = ();
+
+    fn handle(&mut self, tick: Tick, _: &mut Self::Context) {
+        self.step(tick.now, Input::Tick);
+        self.waiting.retain(|_, waiting| waiting.until > tick.now && !waiting.reply.is_closed());
+    }
+}

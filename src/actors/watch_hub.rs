@@ -1,16 +1,265 @@
-//! tmp
+//! Tells clients what happens to the keys they watch.
+//!
+//! ```text
+//!   edge ──OpenStream, OpenWatch, CancelWatch, …──▶ WatchHub ──Reply──▶ the stream's queue ──▶ edge
+//!   Applier ──StoreChanged──▶ WatchHub ──a cohort──▶ a thread that reads history ──CaughtUp──▶ WatchHub
+//! ```
+//! The core is [`crate::watch::Hub`]. This shell puts its replies into the queues of the streams (unbounded channels: the
+//! core counts credits and stops in time) and reads history for it on threads that may wait for a disk.
+
 use crate::actors::Tick;
+use crate::cast::Published;
 use crate::ids::Revision;
-use crate::mvcc::Changes;
+use crate::mvcc::{Changes, MvccError};
+use crate::process;
 use crate::state::View;
+use crate::telemetry::clock::Clock;
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::SpanContext;
-use actix::{Actor, Context, Handler, Message};
+use crate::watch::{
+    CatchUpBatch, Cohort, Effect, Hub, Input, NewWatch, Refusal, Reply, Source, StreamId,
+};
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult};
+use slog::Logger;
+use std::collections::HashMap;
 use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Command: send replies of a new stream to `replies`. Answers the stream's name, for everything that follows.
+#[derive(Debug, Message)]
+#[rtype(result = "StreamId")]
+pub struct OpenStream {
+    pub replies: mpsc::UnboundedSender<Reply>,
+}
+
+/// Command: forget the stream and its watchers.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct CloseStream {
+    pub stream: StreamId,
+}
+
+/// Command: begin to watch. Answered on the stream.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct OpenWatch {
+    pub stream: StreamId,
+    pub watch: NewWatch,
+    pub span: SpanContext,
+}
+
+/// Command: tell the client why it may not watch what it asked for, when its turn comes.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct RefuseWatch {
+    pub stream: StreamId,
+    pub refusal: Refusal,
+}
+
+/// Command: end one watch. Answered on the stream, unless there is no such watch.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct CancelWatch {
+    pub stream: StreamId,
+    pub watch_id: i64,
+}
+
+/// Query: how far has the stream been told everything? Answered on the stream, or not at all if it lags.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct RequestProgress {
+    pub stream: StreamId,
+}
+
+/// Event, from the edge: replies that were charged with so many bytes have gone out to the client.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct StreamDrained {
+    pub stream: StreamId,
+    pub bytes: usize,
+}
+
+/// Event, from the Applier: what a slice changed. Sent after the view that shows it was published, and before anybody is
+/// told that it happened.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct StoreChanged { pub changes: Arc<[Changes]>, pub compacted: Option<Revision>, pub view: Arc<View>, pub spans: Vec<SpanContext> }
-pub struct WatchHub;
-impl WatchHub { pub fn new(_: crate::watch::Hub, _: crate::cast::Published<View>, _: crate::telemetry::clock::Clock, _: crate::telemetry::metrics::Metrics, _: slog::Logger) -> Self { WatchHub } }
-impl Actor for WatchHub { type Context = Context<Self>; }
-impl Handler<Tick> for WatchHub { type Result = (); fn handle(&mut self, _: Tick, _: &mut Self::Context) {} }
-impl Handler<StoreChanged> for WatchHub { type Result = (); fn handle(&mut self, _: StoreChanged, _: &mut Self::Context) {} }
+pub struct StoreChanged {
+    /// One for each revision, ascending.
+    pub changes: Arc<[Changes]>,
+    /// The store was compacted up to here.
+    pub compacted: Option<Revision>,
+    pub view: Arc<View>,
+    pub spans: Vec<SpanContext>,
+}
+
+/// To itself, from a thread that has read history.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct CaughtUp {
+    batch: CatchUpBatch,
+}
+
+pub struct WatchHub {
+    hub: Hub,
+    streams: HashMap<StreamId, mpsc::UnboundedSender<Reply>>,
+    next_stream: u64,
+    effects: Vec<Effect>,
+    published: Published<View>,
+    clock: Clock,
+    metrics: Metrics,
+    events_counted: u64,
+    log: Logger,
+}
+
+impl WatchHub {
+    pub fn new(hub: Hub, published: Published<View>, clock: Clock, metrics: Metrics, log: Logger) -> Self {
+        WatchHub {
+            hub,
+            streams: HashMap::new(),
+            next_stream: 0,
+            effects: Vec::new(),
+            published,
+            clock,
+            metrics,
+            events_counted: 0,
+            log,
+        }
+    }
+
+    fn step(&mut self, input: Input, context: &mut Context<Self>) {
+        self.hub.step(self.clock.now(), input, &mut self.effects);
+        for effect in self.effects.drain(..) {
+            match effect {
+                Effect::Reply { stream, reply } => {
+                    if let Some(replies) = self.streams.get(&stream) {
+                        // The client may have gone; its stream is about to be closed then.
+                        let _ = replies.send(reply);
+                    }
+                }
+                Effect::CatchUp(cohort) => {
+                    let (published, hub, log) = (self.published.clone(), context.address(), self.log.clone());
+                    tokio::task::spawn_blocking(move || catch_up(&cohort, &published, &hub, &log));
+                }
+            }
+        }
+    }
+}
+
+/// Reads what a cohort has missed. Holds a view for one chunk only, so that a client far behind does not keep compaction
+/// from deleting.
+fn catch_up(cohort: &Cohort, published: &Published<View>, hub: &Addr<WatchHub>, log: &Logger) {
+    let batch = match &cohort.source {
+        Source::Memory(slices) => cohort.sift(slices, cohort.to),
+        Source::Storage => match published.load().mvcc.changes(cohort.from, cohort.to, cohort.revisions_max()) {
+            Ok(read) => cohort.sift(&[read.changes.into()], Revision(read.next.0 - 1)),
+            Err(MvccError::Compacted { compacted, .. }) => cohort.compacted(compacted),
+            Err(error) => process::fatal(log, &format!("history could not be read for watchers: {error}")),
+        },
+    };
+    hub.do_send(CaughtUp { batch });
+}
+
+impl Actor for WatchHub {
+    type Context = Context<Self>;
+}
+
+impl Handler<OpenStream> for WatchHub {
+    type Result = MessageResult<OpenStream>;
+
+    fn handle(&mut self, open: OpenStream, context: &mut Self::Context) -> Self::Result {
+        self.next_stream += 1;
+        let stream = StreamId(self.next_stream);
+        self.streams.insert(stream, open.replies);
+        self.step(Input::OpenStream { stream }, context);
+        MessageResult(stream)
+    }
+}
+
+impl Handler<CloseStream> for WatchHub {
+    type Result = ();
+
+    fn handle(&mut self, close: CloseStream, context: &mut Self::Context) {
+        self.streams.remove(&close.stream);
+        self.step(Input::CloseStream { stream: close.stream }, context);
+    }
+}
+
+impl Handler<OpenWatch> for WatchHub {
+    type Result = ();
+
+    fn handle(&mut self, open: OpenWatch, context: &mut Self::Context) {
+        let _span = open.span.child("WatchHub");
+        self.step(Input::OpenWatch { stream: open.stream, watch: open.watch }, context);
+    }
+}
+
+impl Handler<RefuseWatch> for WatchHub {
+    type Result = ();
+
+    fn handle(&mut self, refuse: RefuseWatch, context: &mut Self::Context) {
+        self.step(Input::RefuseWatch { stream: refuse.stream, refusal: refuse.refusal }, context);
+    }
+}
+
+impl Handler<CancelWatch> for WatchHub {
+    type Result = ();
+
+    fn handle(&mut self, cancel: CancelWatch, context: &mut Self::Context) {
+        let CancelWatch { stream, watch_id } = cancel;
+        self.step(Input::CancelWatch { stream, watch_id, reason: String::new() }, context);
+    }
+}
+
+impl Handler<RequestProgress> for WatchHub {
+    type Result = ();
+
+    fn handle(&mut self, request: RequestProgress, context: &mut Self::Context) {
+        self.step(Input::RequestProgress { stream: request.stream }, context);
+    }
+}
+
+impl Handler<StreamDrained> for WatchHub {
+    type Result = ();
+
+    fn handle(&mut self, drained: StreamDrained, context: &mut Self::Context) {
+        self.step(Input::StreamDrained { stream: drained.stream, bytes: drained.bytes }, context);
+    }
+}
+
+impl Handler<StoreChanged> for WatchHub {
+    type Result = ();
+
+    fn handle(&mut self, changed: StoreChanged, context: &mut Self::Context) {
+        let started = if changed.spans.is_empty() { None } else { Some(self.clock.wall()) };
+        self.step(Input::StoreChanged { changes: changed.changes }, context);
+        if let Some(revision) = changed.compacted {
+            self.step(Input::Compacted { revision }, context);
+        }
+        if let Some(started) = started {
+            let ended = self.clock.wall();
+            changed.spans.iter().for_each(|span| span.record("WatchHub", started, ended));
+        }
+    }
+}
+
+impl Handler<CaughtUp> for WatchHub {
+    type Result = ();
+
+    fn handle(&mut self, caught_up: CaughtUp, context: &mut Self::Context) {
+        self.step(Input::CaughtUp(caught_up.batch), context);
+    }
+}
+
+impl Handler<Tick> for WatchHub {
+    type Result = ();
+
+    fn handle(&mut self, _: Tick, context: &mut Self::Context) {
+        self.step(Input::Tick, context);
+        let stats = self.hub.stats();
+        self.metrics.watch.streams.set(stats.streams as i64);
+        self.metrics.watch.watchers.set(stats.watchers as i64);
+        self.metrics.watch.slow_watchers.set(stats.lagging as i64);
+        self.metrics.watch.events.inc_by(stats.events_total - self.events_counted);
+        self.events_counted = stats.events_total;
+    }
+}

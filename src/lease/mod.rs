@@ -5,9 +5,12 @@
 //!   clock ──keep alive, tick──▶ LeaseKeeper                 how long they still live: on the leader only
 //!                                    └──expired──▶ the log, as a revoke that all members apply at one index
 //! ```
+//! The two meet only through the log: the keeper is told what the table did, and can only propose.
 
+mod keeper;
 mod table;
 
+pub use keeper::{Answer, Effect, Input, KeepAliveId, LeaseKeeper, TimeLeft};
 pub use table::{Lease, LeaseTable, TTL_SECS_MAX};
 
 use castd_backend_api::BackendError;
@@ -52,5 +55,3 @@ mod tests {
         assert_eq!(ttl_secs_min(Duration::from_millis(50)), 1);
     }
 }
-pub struct LeaseKeeper;
-impl LeaseKeeper { pub fn new(_: &LeaseTable, _: Duration) -> Self { LeaseKeeper } }

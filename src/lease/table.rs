@@ -9,6 +9,7 @@
 
 use super::{LeaseError, LeaseTableError};
 use crate::ids::LeaseId;
+use crate::mvcc::Leases;
 use bytes::Bytes;
 use castd_backend_api::{Backend, Table, WriteBatch};
 use castd_proto::castdpb::LeaseRow;
@@ -62,7 +63,7 @@ impl LeaseTable {
         }
         let mut table = Self { leases, owners: OrdMap::new() };
         for (lease, key) in attached {
-            table.attach_key(lease, &key);
+            table.attach(lease, &key);
         }
         Ok(table)
     }
@@ -133,29 +134,29 @@ impl LeaseTable {
             put_row(batch, *id, lease);
         }
     }
+}
 
-    pub fn exists(&self, id: LeaseId) -> bool {
-        self.leases.contains_key(&id)
+impl Leases for LeaseTable {
+    fn exists(&self, lease: LeaseId) -> bool {
+        self.leases.contains_key(&lease)
     }
 
-    /// The lease a key is attached to.
-    pub fn owner_of(&self, key: &[u8]) -> Option<LeaseId> {
+    fn owner(&self, key: &[u8]) -> Option<LeaseId> {
         if self.owners.is_empty() { None } else { self.owners.get(key).copied() }
     }
 
-    /// Attaches a key that is not attached.
-    fn attach_key(&mut self, id: LeaseId, key: &Bytes) {
-        let Some(lease) = self.leases.get_mut(&id) else { return };
-        lease.keys.insert(key.clone());
-        let before = self.owners.insert(key.clone(), id);
-        debug_assert!(before.is_none_or(|before| before == id));
+    fn attach(&mut self, lease: LeaseId, key: &Bytes) {
+        let Some(attached_to) = self.leases.get_mut(&lease) else { return };
+        attached_to.keys.insert(key.clone());
+        let before = self.owners.insert(key.clone(), lease);
+        debug_assert!(before.is_none_or(|before| before == lease));
     }
 
-    fn detach_key(&mut self, id: LeaseId, key: &[u8]) {
+    fn detach(&mut self, lease: LeaseId, key: &[u8]) {
         let owner = self.owners.remove(key);
-        debug_assert!(owner.is_none_or(|owner| owner == id));
-        if let Some(lease) = self.leases.get_mut(&id) {
-            lease.keys.remove(key);
+        debug_assert!(owner.is_none_or(|owner| owner == lease));
+        if let Some(attached_to) = self.leases.get_mut(&lease) {
+            attached_to.keys.remove(key);
         }
     }
 }
@@ -182,7 +183,7 @@ fn decode(key: &[u8], value: &[u8]) -> Option<(LeaseId, Lease)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use castd_backend_memory::MemoryBackend;
+    use castd_backend_memory::Memory;
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet};
 
@@ -225,16 +226,16 @@ mod tests {
 
     /// What mvcc does for a put.
     fn put(table: &mut LeaseTable, number: u8, id: LeaseId) {
-        if let Some(owner) = table.owner_of(&key(number)) {
-            table.detach_key(owner, &key(number));
+        if let Some(owner) = table.owner(&key(number)) {
+            table.detach(owner, &key(number));
         }
-        table.attach_key(id, &key(number));
+        table.attach(id, &key(number));
     }
 
     proptest! {
         #[test]
         fn it_does_what_two_maps_do_and_comes_back_from_its_rows(ops in prop::collection::vec(op(), 1..60)) {
-            let backend = MemoryBackend::default();
+            let backend = Memory::new();
             let mut table = LeaseTable::default();
             let mut model = Model::default();
             for op in ops {
@@ -273,8 +274,8 @@ mod tests {
                         model.keys.insert(number, id);
                     }
                     Op::Put(number, _) | Op::Delete(number) => {
-                        if let Some(owner) = table.owner_of(&key(number)) {
-                            table.detach_key(owner, &key(number));
+                        if let Some(owner) = table.owner(&key(number)) {
+                            table.detach(owner, &key(number));
                         }
                         model.keys.remove(&number);
                     }
@@ -303,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_damaged_row_is_an_error_and_an_unknown_lease_is_not() {
-        let backend = MemoryBackend::default();
+        let backend = Memory::new();
         let stray = [(LeaseId(9), Bytes::from("a"))];
         assert!(LeaseTable::open(&backend, stray).unwrap().is_empty());
         let mut batch = WriteBatch::new();

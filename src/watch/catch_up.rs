@@ -83,6 +83,11 @@ impl Cohort {
         CatchUpBatch { cohort: self.number, outcome: Outcome::Read { through, deliveries } }
     }
 
+    /// A read of more revisions would not fit into one response.
+    pub fn revisions_max(&self) -> usize {
+        self.limits.revisions_max
+    }
+
     /// The answer when `from` is below what is compacted.
     pub fn compacted(&self, compacted: Revision) -> CatchUpBatch {
         CatchUpBatch { cohort: self.number, outcome: Outcome::Compacted { compacted } }

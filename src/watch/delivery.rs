@@ -6,7 +6,7 @@
 //! ```
 //! A delivery owns its events, not the batch they came from: one that waits long holds no more memory than it must.
 
-use super::{Event, EventKind, RowKey};
+use super::{Event, EventKind};
 use crate::ids::Revision;
 use bytes::{Bytes, BytesMut};
 use castd_proto::mvccpb::{self, KeyValue, event::EventType};
@@ -68,29 +68,26 @@ impl Delivery {
     }
 
     pub fn encoded(&self) -> &Encoded {
-        self.plain.get_or_init(|| encode(&self.events, &mut std::iter::repeat_with(|| None)))
+        self.plain.get_or_init(|| encode(&self.events, std::iter::repeat(None)))
     }
 
-    /// With the previous value of each key, as far as there was one and it is still there. `read` is asked once for all of
-    /// them, and gives an answer for each row in the order asked for; rows are never changed, so any later view will do.
+    /// With what each key was before, as far as `read` finds it. Rows are never changed, so any later view will do.
     ///
     /// # Errors
     /// What `read` failed with.
     pub fn encoded_with_previous<E>(
         &self,
-        read: impl FnOnce(&[RowKey]) -> Result<Vec<Option<KeyValue>>, E>,
+        read: impl FnMut(&Event) -> Result<Option<KeyValue>, E>,
     ) -> Result<&Encoded, E> {
-        let rows: Vec<RowKey> = self.events.iter().filter_map(|event| event.previous).collect();
-        if rows.is_empty() {
+        if self.events.iter().all(|event| event.previous.is_none()) {
             return Ok(self.encoded());
         }
         if let Some(encoded) = self.with_previous.get() {
             return Ok(encoded);
         }
         // Two streams may do this at the same time: both find the same.
-        let values = read(&rows)?;
-        debug_assert_eq!(values.len(), rows.len());
-        Ok(self.with_previous.get_or_init(|| encode(&self.events, &mut values.into_iter())))
+        let previous = self.events.iter().map(read).collect::<Result<Vec<_>, E>>()?;
+        Ok(self.with_previous.get_or_init(|| encode(&self.events, previous)))
     }
 }
 
@@ -98,17 +95,17 @@ pub(super) fn event_bytes(event: &Event) -> usize {
     event.kv.key.len() + event.kv.value.len() + EVENT_OVERHEAD_BYTES
 }
 
-/// `previous` has one item for each event that has a previous row.
-fn encode(events: &[Event], previous: &mut dyn Iterator<Item = Option<KeyValue>>) -> Encoded {
+fn encode(events: &[Event], previous: impl IntoIterator<Item = Option<KeyValue>>) -> Encoded {
     let messages: Vec<mvccpb::Event> = events
         .iter()
-        .map(|event| mvccpb::Event {
+        .zip(previous)
+        .map(|(event, prev_kv)| mvccpb::Event {
             r#type: match event.kind {
                 EventKind::Put => EventType::Put,
                 EventKind::Delete => EventType::Delete,
             } as i32,
             kv: Some(event.kv.clone()),
-            prev_kv: event.previous.and_then(|_| previous.next().flatten()),
+            prev_kv,
         })
         .collect();
     let length = messages.iter().map(|message| message.encoded_len() + 11).sum();
@@ -150,6 +147,7 @@ impl Encoded {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mvcc::RowKey;
     use castd_proto::etcdserverpb::WatchResponse;
     use std::convert::Infallible;
 
@@ -168,19 +166,15 @@ mod tests {
 
     #[test]
     fn the_bytes_are_the_events_field_of_a_response() {
-        let row = RowKey { main: Revision(2), sub: 0 };
+        let row = RowKey { main: Revision(2), sub: 0, tombstone: false };
         let delivery = Delivery::new(vec![event(3, 1, Some(row)), event(4, 1, None)], Revision(3), Revision(4));
         let response = WatchResponse::decode(delivery.encoded().bytes().clone()).unwrap();
         assert_eq!(response.events.len(), 2);
         assert!(response.events.iter().all(|event| event.prev_kv.is_none()));
 
         let old = KeyValue { key: Bytes::from("key"), mod_revision: 2, ..Default::default() };
-        let encoded = delivery
-            .encoded_with_previous(|rows| {
-                assert_eq!(rows, [row]);
-                Ok::<_, Infallible>(vec![Some(old.clone())])
-            })
-            .unwrap();
+        let encoded =
+            delivery.encoded_with_previous(|event| Ok::<_, Infallible>(event.previous.map(|_| old.clone()))).unwrap();
         let response = WatchResponse::decode(encoded.bytes().clone()).unwrap();
         assert_eq!(response.events[0].prev_kv, Some(old));
         assert_eq!(response.events[1].prev_kv, None);

@@ -5,7 +5,7 @@ use super::interests::{DeliveryLimits, Interests, Member, Place};
 use super::ranges::next_random;
 use super::recent::Recent;
 use super::reply::{NO_WATCH_ID, Reply, ReplyBody};
-use super::stream::{StreamId, Streams};
+use super::stream::{CREDIT_BYTES, StreamId, Streams};
 use super::{Changes, Delivery, Filters, NewWatch, Refusal, Selector};
 use crate::ids::Revision;
 use std::collections::{BTreeMap, BTreeSet};
@@ -80,8 +80,8 @@ pub enum Effect {
 pub struct Limits {
     /// What a stream may have queued.
     pub stream_bytes_max: usize,
-    /// What it may have queued once all streams together have more than `pressure_bytes` above that. The edge gives
-    /// credits back in portions of at most a quarter of it.
+    /// What it may have queued once all streams together have more than `pressure_bytes` above that. Several times
+    /// [`CREDIT_BYTES`], or what the edge has not given back yet would look like a stream that is half full.
     pub stream_bytes_min: usize,
     pub pressure_bytes: usize,
     pub watchers_per_stream_max: usize,
@@ -100,12 +100,12 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             stream_bytes_max: 1 << 20,
-            stream_bytes_min: 64 << 10,
+            stream_bytes_min: 4 * CREDIT_BYTES,
             pressure_bytes: 32 << 20,
             watchers_per_stream_max: 1_000_000,
             reads_max: 4,
             chunk_revisions: 1_000,
-            delivery_bytes_max: 1 << 20,
+            delivery_bytes_max: 8 << 20,
             recent_revisions: 1_024,
             recent_bytes: 4 << 20,
         }
@@ -600,10 +600,11 @@ impl Hub {
         }
     }
 
-    /// Out of the index to nowhere.
+    /// Out of the index to nowhere; nothing happens if it is elsewhere.
     fn leave_sync(&mut self, slot: u32) {
         let Some(watcher) = self.watchers[slot as usize].as_mut() else { return };
-        let State::InSync(place) = std::mem::replace(&mut watcher.state, State::Reading) else { return };
+        let State::InSync(place) = watcher.state else { return };
+        watcher.state = State::Reading;
         let (id, start) = (watcher.stream, watcher.start);
         if let Some(moved) = self.interests.leave(place)
             && let Some(moved) = self.watchers[moved as usize].as_mut()

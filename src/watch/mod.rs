@@ -24,7 +24,6 @@ mod ranges;
 mod recent;
 mod reply;
 mod request;
-mod stand_in;
 mod stream;
 
 #[cfg(test)]
@@ -35,6 +34,6 @@ pub use delivery::{Delivery, Encoded};
 pub use hub::{Effect, Hub, Input, Limits, Stats};
 pub use reply::{Frame, HeaderIds, Reply, ReplyBody};
 pub use request::{Filters, KeyRange, NewWatch, Refusal, Selector};
-pub use stream::StreamId;
+pub use stream::{CREDIT_BYTES, StreamId};
 
-use stand_in::{Changes, Event, EventKind, RowKey};
+use crate::mvcc::{Changes, Event, EventKind};

@@ -1,6 +1,6 @@
 //! What a stream is told, and how that looks on the wire.
 
-use super::{Delivery, Refusal, RowKey};
+use super::{Delivery, Event, Refusal};
 use crate::ids::Revision;
 use bytes::{BufMut, Bytes};
 use castd_proto::etcdserverpb::{ResponseHeader, WatchResponse};
@@ -76,7 +76,7 @@ impl Reply {
         &self,
         ids: HeaderIds,
         fragment_bytes: usize,
-        read_previous: impl FnOnce(&[RowKey]) -> Result<Vec<Option<KeyValue>>, E>,
+        read_previous: impl FnMut(&Event) -> Result<Option<KeyValue>, E>,
     ) -> Result<Vec<Frame>, E> {
         let mut head = WatchResponse {
             header: Some(ResponseHeader {
@@ -145,14 +145,14 @@ impl Frame {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::watch::{Event, EventKind};
+    use crate::watch::EventKind;
     use std::convert::Infallible;
 
     const IDS: HeaderIds = HeaderIds { cluster_id: 1, member_id: 2, raft_term: 3 };
 
     fn messages(body: ReplyBody, fragment_bytes: usize) -> Vec<WatchResponse> {
         let reply = Reply { watch_id: 7, revision: Revision(9), body };
-        let frames = reply.frames(IDS, fragment_bytes, |_| Ok::<_, Infallible>(Vec::new())).unwrap();
+        let frames = reply.frames(IDS, fragment_bytes, |_| Ok::<_, Infallible>(None)).unwrap();
         frames
             .iter()
             .map(|frame| {

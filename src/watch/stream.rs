@@ -9,6 +9,9 @@ use super::reply::Reply;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
+/// The edge gives credit back in portions of about this size.
+pub const CREDIT_BYTES: usize = 16 << 10;
+
 /// One client stream. Never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u64);

@@ -1,36 +1,236 @@
-//! tmp
+//! etcdserverpb.Lease: grant, revoke, keep alive, time to live, list.
 //!
-//! tmp
+//! ```text
+//!   grant, revoke ──▶ the log            keep alive, time to live ──▶ LeaseKeeper, the leader's clock
+//! ```
+//! A renewal is not replicated: the leader's word is enough, once it is sure that it still leads.
 
-use crate::api::grpc::Edge;
+use crate::actors::lease_keeper::{KeepAlive, ListLeases, LookUpTimeLeft};
+use crate::api::grpc::long_call::LongCall;
+use crate::api::grpc::{Admitted, Edge};
 use crate::cast::RequestError;
+use crate::ids::{LeaseId, Term};
+use crate::lease::{Answer, LeaseError, TTL_SECS_MAX, TimeLeft, ttl_secs_min};
+use crate::raft::node::RaftError;
+use crate::state::Outcome;
 use castd_proto::Rpc;
+use castd_proto::castdpb::raft_request::Op;
 use castd_proto::etcdserverpb as pb;
 use castd_proto::etcdserverpb::lease_server::Lease;
-use futures_util::stream::BoxStream;
-use tonic::{Request, Response, Status};
+use futures_util::stream::{self, BoxStream, StreamExt};
+use std::future::poll_fn;
+use std::time::UNIX_EPOCH;
+use tokio::sync::oneshot;
+use tonic::{Request, Response, Status, Streaming};
 
-const NOT_YET: &str = "x";
+/// TimeToLive of a lease that does not exist.
+const NO_LEASE_TTL: i64 = -1;
 
 #[tonic::async_trait]
 impl Lease for Edge {
     type LeaseKeepAliveStream = BoxStream<'static, Result<pb::LeaseKeepAliveResponse, Status>>;
 
-    async fn lease_grant(&self, request: Request<pb::LeaseGrantRequest>) -> Result<Response<pb::LeaseGrantResponse>, Status> {
-        self.unary(Rpc::LeaseGrant, request, |_, _| async { Err(RequestError::NotYet(NOT_YET)) }).await
+    async fn lease_grant(
+        &self,
+        request: Request<pb::LeaseGrantRequest>,
+    ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
+        self.unary(Rpc::LeaseGrant, request, |admitted, mut grant| async move {
+            if grant.ttl > TTL_SECS_MAX {
+                return Err(LeaseError::TtlTooLarge.into());
+            }
+            grant.ttl = grant.ttl.max(ttl_secs_min(self.settings.election_timeout));
+            let chosen_here = grant.id == 0;
+            loop {
+                if chosen_here {
+                    grant.id = self.new_lease_id(&admitted);
+                }
+                match self.cast.replicate(&admitted.permit, Op::LeaseGrant(grant), admitted.span()).await {
+                    Ok(Outcome::LeaseGrant(mut answer)) => {
+                        self.fill(&mut answer.header);
+                        return Ok(answer);
+                    }
+                    Ok(other) => mismatch("lease grant", &other),
+                    Err(RequestError::Lease(LeaseError::Exists)) if chosen_here => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        })
+        .await
     }
 
-    async fn lease_revoke(&self, request: Request<pb::LeaseRevokeRequest>) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
-        self.unary(Rpc::LeaseRevoke, request, |_, _| async { Err(RequestError::NotYet(NOT_YET)) }).await
+    async fn lease_revoke(
+        &self,
+        request: Request<pb::LeaseRevokeRequest>,
+    ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
+        self.unary(Rpc::LeaseRevoke, request, |admitted, revoke| async move {
+            match self.cast.replicate(&admitted.permit, Op::LeaseRevoke(revoke), admitted.span()).await? {
+                Outcome::LeaseRevoke(mut answer) => {
+                    self.fill(&mut answer.header);
+                    Ok(answer)
+                }
+                other => mismatch("lease revoke", &other),
+            }
+        })
+        .await
     }
 
-    async fn lease_time_to_live(&self, request: Request<pb::LeaseTimeToLiveRequest>) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
-        self.unary(Rpc::LeaseTimeToLive, request, |_, _| async { Err(RequestError::NotYet(NOT_YET)) }).await
+    async fn lease_keep_alive(
+        &self,
+        request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
+    ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
+        let (metadata, _, requests) = request.into_parts();
+        let call = LongCall::begin(self, Rpc::LeaseKeepAlive, &metadata)?;
+        let answers = stream::unfold(KeepAlives { call, requests }, KeepAlives::next);
+        Ok(Response::new(answers.boxed()))
     }
 
-    async fn lease_leases(&self, request: Request<pb::LeaseLeasesRequest>) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
-        self.unary(Rpc::LeaseLeases, request, |_, _| async { Err(RequestError::NotYet(NOT_YET)) }).await
+    async fn lease_time_to_live(
+        &self,
+        request: Request<pb::LeaseTimeToLiveRequest>,
+    ) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
+        self.unary(Rpc::LeaseTimeToLive, request, |admitted, query| async move {
+            let view = self.cast.linearizable_view(&admitted.permit, admitted.span()).await?;
+            let mut answer = pb::LeaseTimeToLiveResponse {
+                header: Some(self.cast.header(view.mvcc.revision().0)),
+                id: query.id,
+                ttl: NO_LEASE_TTL,
+                ..Default::default()
+            };
+            let lease = LeaseId(query.id);
+            let keeper = self.cast.lease_keeper(&admitted.permit);
+            match keeper.send(LookUpTimeLeft { lease }).await.map_err(|_| RequestError::Stopped)? {
+                TimeLeft::Known { ttl_secs, remaining_secs } => {
+                    answer.ttl = remaining_secs;
+                    answer.granted_ttl = ttl_secs;
+                    if query.keys && let Some(lease) = view.leases.get(lease) {
+                        answer.keys = lease.keys.iter().cloned().collect();
+                    }
+                }
+                TimeLeft::Unknown => {}
+                TimeLeft::NotLeader => return Err(RaftError::LeaderChanged.into()),
+            }
+            Ok(answer)
+        })
+        .await
     }
 
-    async fn lease_keep_alive(&self, _: Request<tonic::Streaming<pb::LeaseKeepAliveRequest>>) -> Result<Response<Self::LeaseKeepAliveStream>, Status> { Err(RequestError::NotYet(NOT_YET).into()) }
+    async fn lease_leases(
+        &self,
+        request: Request<pb::LeaseLeasesRequest>,
+    ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
+        self.unary(Rpc::LeaseLeases, request, |admitted, _| async move {
+            let keeper = self.cast.lease_keeper(&admitted.permit);
+            let ids = keeper.send(ListLeases).await.map_err(|_| RequestError::Stopped)?;
+            // The keeper knows the order, the view what there is: it hears of a revoke a moment after watchers do.
+            let view = self.cast.local_view(&admitted.permit);
+            let leases = ids.into_iter().filter(|lease| view.leases.get(*lease).is_some());
+            Ok(pb::LeaseLeasesResponse {
+                header: Some(self.cast.header(view.mvcc.revision().0)),
+                leases: leases.map(|lease| pb::LeaseStatus { id: lease.0 }).collect(),
+            })
+        })
+        .await
+    }
+}
+
+impl Edge {
+    /// A positive id as etcd makes them: the member in the upper bits, time below. Two grants at the same moment may get the
+    /// same one; the second is then refused and tried again.
+    fn new_lease_id(&self, admitted: &Admitted) -> i64 {
+        let wall_nanos = self.clock.wall().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
+        let member = self.cast.identity().member.0 << 48;
+        let view = self.cast.local_view(&admitted.permit);
+        let mut time = wall_nanos >> 4;
+        loop {
+            let id = ((member | time & (u64::MAX >> 16)) & (u64::MAX >> 1)) as i64;
+            if id != 0 && view.leases.get(LeaseId(id)).is_none() {
+                return id;
+            }
+            time = time.wrapping_add(1);
+        }
+    }
+
+    /// The state machine fills in the revision, the member that answers the rest.
+    fn fill(&self, header: &mut Option<pb::ResponseHeader>) {
+        let revision = header.as_ref().map_or(0, |header| header.revision);
+        *header = Some(self.cast.header(revision));
+    }
+
+    /// Answers the TTL: 0 if there is no such lease.
+    async fn keep_alive(&self, admitted: &Admitted, lease: LeaseId) -> Result<i64, RequestError> {
+        match self.ask_to_keep_alive(admitted, lease, None).await? {
+            Answer::Renewed { ttl_secs } => return Ok(ttl_secs),
+            Answer::Gone => return Ok(0),
+            Answer::NotLeader => return Err(RequestError::NoLeader),
+            Answer::Unconfirmed => {}
+        }
+        let term = self.cast.status().term;
+        self.cast.linearizable_view(&admitted.permit, admitted.span()).await?;
+        match self.ask_to_keep_alive(admitted, lease, Some(term)).await? {
+            Answer::Renewed { ttl_secs } => Ok(ttl_secs),
+            Answer::Gone => Ok(0),
+            Answer::NotLeader | Answer::Unconfirmed => Err(RaftError::LeaderChanged.into()),
+        }
+    }
+
+    async fn ask_to_keep_alive(
+        &self,
+        admitted: &Admitted,
+        lease: LeaseId,
+        confirmed: Option<Term>,
+    ) -> Result<Answer, RequestError> {
+        let (reply, answer) = oneshot::channel();
+        let span = admitted.span();
+        self.cast.lease_keeper(&admitted.permit).do_send(KeepAlive { lease, confirmed, reply, span });
+        answer.await.map_err(|_| RaftError::Timeout.into())
+    }
+}
+
+/// The state machine answers each kind of request with its own kind of outcome; anything else is a bug of ours.
+fn mismatch(asked: &str, got: &Outcome) -> ! {
+    panic!("a {asked} was answered with {got:?}")
+}
+
+/// A stream of renewals, answered one by one.
+struct KeepAlives {
+    call: LongCall,
+    requests: Streaming<pb::LeaseKeepAliveRequest>,
+}
+
+impl KeepAlives {
+    async fn next(mut self) -> Option<(Result<pb::LeaseKeepAliveResponse, Status>, Self)> {
+        if self.call.is_over() {
+            return None;
+        }
+        let answer = self.answer().await?;
+        Some((answer, self))
+    }
+
+    /// `None` when the client has no more to ask.
+    async fn answer(&mut self) -> Option<Result<pb::LeaseKeepAliveResponse, Status>> {
+        let request = tokio::select! {
+            biased;
+            status = poll_fn(|context| self.call.poll_end(context)) => return Some(Err(status)),
+            request = self.requests.message() => request,
+        };
+        let id = match request {
+            Ok(Some(request)) => request.id,
+            Ok(None) => {
+                self.call.complete();
+                return None;
+            }
+            Err(status) => return Some(Err(self.call.fail(status))),
+        };
+        self.call.received();
+        let edge = self.call.edge.clone();
+        // Taken before the renewal, so that its revision is not later than that.
+        let header = edge.cast.header(edge.cast.local_view(&self.call.admitted.permit).mvcc.revision().0);
+        match edge.keep_alive(&self.call.admitted, LeaseId(id)).await {
+            Ok(ttl) => {
+                self.call.sent();
+                Some(Ok(pb::LeaseKeepAliveResponse { header: Some(header), id, ttl }))
+            }
+            Err(error) => Some(Err(self.call.fail(error))),
+        }
+    }
 }

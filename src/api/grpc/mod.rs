@@ -13,6 +13,7 @@ mod health;
 mod kv;
 mod lease;
 mod lock;
+mod long_call;
 mod maintenance;
 mod range_stream;
 mod watch;
@@ -141,7 +142,7 @@ impl Edge {
             };
         }
         Routes::new(service!(pb::kv_server::KvServer<Edge>))
-            .add_service(service!(pb::watch_server::WatchServer<Edge>))
+            .add_service(watch::WatchService::new(self.clone(), receive_bytes_max, SEND_BYTES_MAX))
             .add_service(service!(pb::lease_server::LeaseServer<Edge>))
             .add_service(service!(pb::cluster_server::ClusterServer<Edge>))
             .add_service(service!(pb::maintenance_server::MaintenanceServer<Edge>))

@@ -1,0 +1,817 @@
+//! The leader's clock over leases: who has how much time left, and who ran out of it.
+//!
+//! ```text
+//!   KeepAlive ─────────────────▶ ┌─ LeaseKeeper ─┐ ──Answer──▶ whoever asked
+//!   Granted, Revoked, ─────────▶ │ alive:    due │ ──Expired──▶ the log: revoke them
+//!   Checkpointed (from the log)  │ expired:  ▽   │ ──Checkpoint──▶ the log: remember what is left
+//!   LeaderChanged, Tick ───────▶ └───────────────┘
+//! ```
+//! All members follow what the log does to leases; only the leader's keeper has deadlines. A new leader does not know who
+//! was kept alive lately, so it gives every lease its full time again, or what was left at the last checkpoint, and the
+//! time an election takes on top. So a lease can live longer than its holder asked for, but never shorter.
+//!
+//! Keeping a lease alive touches one map entry: where a lease stands in the order of deadlines is only corrected when its
+//! old place comes up. Effects may get lost on their way into the log; what is not seen to be done is asked for again.
+
+use super::LeaseTable;
+use crate::ids::{LeaseId, Term};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
+
+/// Leases that are taken for expired in one go. The rest waits until their revokes are done.
+const EXPIRED_PER_ROUND: usize = 500;
+/// Revokes that may be on their way through the log at once.
+const REVOKES_MAX: usize = 16;
+/// A revoke or a checkpoint that has not come back is sent again.
+const RETRY_AFTER: Duration = Duration::from_secs(3);
+/// What is left of a lease is remembered this often while nobody keeps it alive. Shorter leases are not worth it.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
+const CHECKPOINTS_PER_ROUND: usize = 1_000;
+
+/// Names a question until it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeepAliveId(pub u64);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// `confirmed` is the term in which this member has shown, since the question was asked, that it leads and has applied
+    /// all that was committed; a read index does both.
+    KeepAlive {
+        request: KeepAliveId,
+        lease: LeaseId,
+        confirmed: Option<Term>,
+    },
+    /// From the log, in its order.
+    Granted {
+        lease: LeaseId,
+        ttl_secs: i64,
+    },
+    Revoked {
+        lease: LeaseId,
+    },
+    Checkpointed {
+        lease: LeaseId,
+        remaining_secs: i64,
+    },
+    /// `leading` is the term in which this member leads.
+    LeaderChanged {
+        leading: Option<Term>,
+    },
+    Tick,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    Answer {
+        request: KeepAliveId,
+        answer: Answer,
+    },
+    Expired {
+        leases: Vec<LeaseId>,
+        term: Term,
+    },
+    /// What is left of each lease, in seconds; 0 means all of it.
+    Checkpoint {
+        remaining_secs: Vec<(LeaseId, i64)>,
+        term: Term,
+    },
+}
+
+/// What became of a keep alive. Each question gets one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Renewed {
+        ttl_secs: i64,
+    },
+    /// There is no such lease, or no longer.
+    Gone,
+    NotLeader,
+    /// Ask again once leadership is confirmed: the lease is not known here (yet), nobody has done so in this term, or the
+    /// clock stood still for so long that another member may lead by now.
+    Unconfirmed,
+}
+
+/// What is known of a lease's time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeLeft {
+    Known { ttl_secs: i64, remaining_secs: i64 },
+    Unknown,
+    NotLeader,
+}
+
+#[derive(Clone, Debug)]
+struct Lease {
+    ttl_secs: i64,
+    /// As of the last checkpoint; 0 if all of it.
+    checkpointed_secs: i64,
+    /// The rest has a meaning on the leader only.
+    deadline: Duration,
+    renewed: Duration,
+    /// Its place in `due`, at or before its deadline. `None` once it has expired.
+    due: Option<Duration>,
+    /// Its place in `checkpoints_due`.
+    checkpoint_due: Option<Duration>,
+    /// A checkpoint is on its way: the log may say by now that less than all is left.
+    checkpoint_sent: bool,
+}
+
+impl Lease {
+    fn new(ttl_secs: i64, checkpointed_secs: i64) -> Self {
+        Self {
+            ttl_secs,
+            checkpointed_secs,
+            deadline: Duration::ZERO,
+            renewed: Duration::ZERO,
+            due: None,
+            checkpoint_due: None,
+            checkpoint_sent: false,
+        }
+    }
+
+    fn ttl(&self) -> Duration {
+        secs(self.ttl_secs)
+    }
+}
+
+pub struct LeaseKeeper {
+    election_timeout: Duration,
+    leases: HashMap<LeaseId, Lease>,
+    leading: Option<Term>,
+    /// In this term leadership has been confirmed once: what former leaders left in the log is applied.
+    confirmed: bool,
+    last_tick: Duration,
+    due: BTreeSet<(Duration, LeaseId)>,
+    checkpoints_due: BTreeSet<(Duration, LeaseId)>,
+    /// Expired, and not yet on their way to be revoked.
+    expired: VecDeque<LeaseId>,
+    /// On their way to be revoked, since when.
+    revoking: BTreeMap<LeaseId, Duration>,
+    /// Kept alive, while the log still says that less than all is left; since when it is being told.
+    resetting: BTreeMap<LeaseId, Duration>,
+    waiting_for_revoke: BTreeMap<LeaseId, Vec<KeepAliveId>>,
+    waiting_for_reset: BTreeMap<LeaseId, Vec<KeepAliveId>>,
+}
+
+impl LeaseKeeper {
+    /// A follower's keeper over what the log has made of `table`.
+    pub fn new(table: &LeaseTable, election_timeout: Duration) -> Self {
+        let leases = table.iter().map(|(id, row)| (id, Lease::new(row.ttl_secs, row.remaining_ttl_secs))).collect();
+        Self {
+            election_timeout,
+            leases,
+            leading: None,
+            confirmed: false,
+            last_tick: Duration::ZERO,
+            due: BTreeSet::new(),
+            checkpoints_due: BTreeSet::new(),
+            expired: VecDeque::new(),
+            revoking: BTreeMap::new(),
+            resetting: BTreeMap::new(),
+            waiting_for_revoke: BTreeMap::new(),
+            waiting_for_reset: BTreeMap::new(),
+        }
+    }
+
+    pub fn is_leading(&self) -> bool {
+        self.leading.is_some()
+    }
+
+    /// How many leases there are.
+    pub fn len(&self) -> usize {
+        self.leases.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.leases.is_empty()
+    }
+
+    /// What a lease has left, in whole seconds, rounded down.
+    pub fn time_left(&self, now: Duration, lease: LeaseId) -> TimeLeft {
+        if self.leading.is_none() {
+            return TimeLeft::NotLeader;
+        }
+        match self.leases.get(&lease) {
+            None => TimeLeft::Unknown,
+            Some(known) => TimeLeft::Known {
+                ttl_secs: known.ttl_secs,
+                remaining_secs: known.deadline.saturating_sub(now).as_secs() as i64,
+            },
+        }
+    }
+
+    /// All leases: on the leader those that expire soonest first, else by id.
+    pub fn ids(&self) -> Vec<LeaseId> {
+        let mut ids: Vec<(Duration, LeaseId)> = self
+            .leases
+            .iter()
+            .map(|(id, lease)| (if self.leading.is_some() { lease.deadline } else { Duration::ZERO }, *id))
+            .collect();
+        ids.sort_unstable();
+        ids.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// Follows the log from a table it was not told about change by change: after a snapshot was installed.
+    pub fn replace(&mut self, now: Duration, table: &LeaseTable, effects: &mut Vec<Effect>) {
+        let leading = self.leading;
+        self.follow(effects);
+        let last_tick = self.last_tick;
+        *self = Self::new(table, self.election_timeout);
+        self.last_tick = last_tick;
+        if let Some(term) = leading {
+            self.lead(now, term);
+        }
+    }
+
+    /// `now` is monotonic, since an arbitrary start.
+    pub fn step(&mut self, now: Duration, input: Input, effects: &mut Vec<Effect>) {
+        match input {
+            Input::KeepAlive { request, lease, confirmed } => self.keep_alive(now, request, lease, confirmed, effects),
+            Input::Granted { lease, ttl_secs } => self.granted(now, lease, ttl_secs),
+            Input::Revoked { lease } => self.revoked(now, lease, effects),
+            Input::Checkpointed { lease, remaining_secs } => self.checkpointed(now, lease, remaining_secs, effects),
+            Input::LeaderChanged { leading } if leading == self.leading => {}
+            Input::LeaderChanged { leading } => {
+                self.follow(effects);
+                if let Some(term) = leading {
+                    self.lead(now, term);
+                }
+            }
+            Input::Tick => self.tick(now, effects),
+        }
+    }
+
+    fn keep_alive(
+        &mut self,
+        now: Duration,
+        request: KeepAliveId,
+        id: LeaseId,
+        confirmed: Option<Term>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(term) = self.leading else {
+            return effects.push(Effect::Answer { request, answer: Answer::NotLeader });
+        };
+        // A process that was stopped wakes up as the leader it once was: its tick is late, as etcd's check has it.
+        let clock_stood_still = now.saturating_sub(self.last_tick) > self.election_timeout;
+        let confirmed = confirmed == Some(term);
+        self.confirmed |= confirmed;
+        let answer = match self.leases.get_mut(&id) {
+            _ if !self.confirmed || (clock_stood_still && !confirmed) => Answer::Unconfirmed,
+            None if confirmed => Answer::Gone,
+            None => Answer::Unconfirmed,
+            Some(lease) if lease.due.is_none() || lease.deadline <= now => {
+                // It will be revoked, and may be already: nothing but the end of that is a true answer.
+                self.waiting_for_revoke.entry(id).or_default().push(request);
+                self.expire(id);
+                return self.send_revokes(now, term, effects);
+            }
+            Some(lease) => {
+                lease.deadline = now + lease.ttl();
+                lease.renewed = now;
+                if lease.checkpointed_secs != 0 || lease.checkpoint_sent {
+                    // A leader elected now would count from the checkpoint: what is promised has to be in the log first.
+                    self.waiting_for_reset.entry(id).or_default().push(request);
+                    if self.resetting.insert(id, now).is_none() {
+                        effects.push(Effect::Checkpoint { remaining_secs: vec![(id, 0)], term });
+                    }
+                    return;
+                }
+                Answer::Renewed { ttl_secs: lease.ttl_secs }
+            }
+        };
+        effects.push(Effect::Answer { request, answer });
+    }
+
+    fn granted(&mut self, now: Duration, id: LeaseId, ttl_secs: i64) {
+        let before = self.leases.insert(id, Lease::new(ttl_secs, 0));
+        debug_assert!(before.is_none());
+        if self.leading.is_some() {
+            self.start_clock(now, id, secs(ttl_secs));
+        }
+    }
+
+    fn revoked(&mut self, now: Duration, id: LeaseId, effects: &mut Vec<Effect>) {
+        let Some(lease) = self.leases.remove(&id) else { return };
+        if let Some(due) = lease.due {
+            self.due.remove(&(due, id));
+        }
+        if let Some(due) = lease.checkpoint_due {
+            self.checkpoints_due.remove(&(due, id));
+        }
+        self.revoking.remove(&id);
+        self.resetting.remove(&id);
+        let waiting = [self.waiting_for_revoke.remove(&id), self.waiting_for_reset.remove(&id)];
+        for request in waiting.into_iter().flatten().flatten() {
+            effects.push(Effect::Answer { request, answer: Answer::Gone });
+        }
+        if let Some(term) = self.leading {
+            if self.expired.is_empty() {
+                self.find_expired(now);
+            }
+            self.send_revokes(now, term, effects);
+        }
+    }
+
+    fn checkpointed(&mut self, now: Duration, id: LeaseId, remaining_secs: i64, effects: &mut Vec<Effect>) {
+        let Some(lease) = self.leases.get_mut(&id) else { return };
+        lease.checkpointed_secs = remaining_secs;
+        if remaining_secs != 0 {
+            return;
+        }
+        lease.checkpoint_sent = false;
+        self.resetting.remove(&id);
+        let Some(waiting) = self.waiting_for_reset.remove(&id) else { return };
+        if lease.due.is_none() {
+            // It took so long that the lease expired meanwhile.
+            self.waiting_for_revoke.entry(id).or_default().extend(waiting);
+            return;
+        }
+        lease.deadline = now + lease.ttl();
+        lease.renewed = now;
+        let answer = Answer::Renewed { ttl_secs: lease.ttl_secs };
+        effects.extend(waiting.into_iter().map(|request| Effect::Answer { request, answer }));
+    }
+
+    fn tick(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        self.last_tick = now;
+        let Some(term) = self.leading else { return };
+        if self.expired.is_empty() {
+            self.find_expired(now);
+        }
+        let mut again = Vec::new();
+        for (id, since) in self.revoking.iter_mut().filter(|(_, since)| now >= **since + RETRY_AFTER) {
+            *since = now;
+            again.push(*id);
+        }
+        if !again.is_empty() {
+            effects.push(Effect::Expired { leases: again, term });
+        }
+        self.send_revokes(now, term, effects);
+        self.checkpoint(now, term, effects);
+    }
+
+    // ---- Expiry ----
+
+    fn find_expired(&mut self, now: Duration) {
+        let mut found = 0;
+        while found < EXPIRED_PER_ROUND
+            && let Some(&(due, id)) = self.due.first()
+            && due <= now
+        {
+            let Some(lease) = self.leases.get_mut(&id) else {
+                self.due.pop_first();
+                continue;
+            };
+            if lease.deadline <= now {
+                self.expire(id);
+                found += 1;
+            } else {
+                // Kept alive since it took this place.
+                self.due.pop_first();
+                lease.due = Some(lease.deadline);
+                self.due.insert((lease.deadline, id));
+            }
+        }
+    }
+
+    fn expire(&mut self, id: LeaseId) {
+        let Some(lease) = self.leases.get_mut(&id) else { return };
+        if let Some(due) = lease.due.take() {
+            self.due.remove(&(due, id));
+            self.expired.push_back(id);
+        }
+    }
+
+    fn send_revokes(&mut self, now: Duration, term: Term, effects: &mut Vec<Effect>) {
+        let mut leases = Vec::new();
+        while self.revoking.len() < REVOKES_MAX
+            && let Some(id) = self.expired.pop_front()
+        {
+            // A client may have revoked it in the meantime, and even granted it anew.
+            if self.leases.get(&id).is_some_and(|lease| lease.due.is_none()) {
+                self.revoking.insert(id, now);
+                leases.push(id);
+            }
+        }
+        if !leases.is_empty() {
+            effects.push(Effect::Expired { leases, term });
+        }
+    }
+
+    // ---- Checkpoints ----
+
+    fn checkpoint(&mut self, now: Duration, term: Term, effects: &mut Vec<Effect>) {
+        let mut remaining_secs = Vec::new();
+        for (id, since) in self.resetting.iter_mut().filter(|(_, since)| now >= **since + RETRY_AFTER) {
+            *since = now;
+            remaining_secs.push((*id, 0));
+        }
+        while remaining_secs.len() < CHECKPOINTS_PER_ROUND
+            && let Some(&(due, id)) = self.checkpoints_due.first()
+            && due <= now
+        {
+            self.checkpoints_due.pop_first();
+            let Some(lease) = self.leases.get_mut(&id) else { continue };
+            let next = if lease.renewed + CHECKPOINT_EVERY > now {
+                // Nothing to remember: it was kept alive lately.
+                lease.renewed + CHECKPOINT_EVERY
+            } else {
+                let left = lease.deadline.saturating_sub(now);
+                if left > Duration::ZERO && !self.resetting.contains_key(&id) {
+                    remaining_secs.push((id, left.as_secs() as i64 + i64::from(left.subsec_nanos() > 0)));
+                    lease.checkpoint_sent = true;
+                }
+                now + CHECKPOINT_EVERY
+            };
+            lease.checkpoint_due = Some(next);
+            self.checkpoints_due.insert((next, id));
+        }
+        if !remaining_secs.is_empty() {
+            effects.push(Effect::Checkpoint { remaining_secs, term });
+        }
+    }
+
+    // ---- Leadership ----
+
+    fn lead(&mut self, now: Duration, term: Term) {
+        self.leading = Some(term);
+        self.last_tick = now;
+        let leases: Vec<(LeaseId, Duration)> = self
+            .leases
+            .iter()
+            .map(|(id, lease)| {
+                let left = if lease.checkpointed_secs != 0 { lease.checkpointed_secs } else { lease.ttl_secs };
+                (*id, secs(left) + self.election_timeout)
+            })
+            .collect();
+        for (id, left) in leases {
+            self.start_clock(now, id, left);
+        }
+    }
+
+    fn start_clock(&mut self, now: Duration, id: LeaseId, left: Duration) {
+        let Some(lease) = self.leases.get_mut(&id) else { return };
+        lease.renewed = now;
+        lease.deadline = now + left;
+        lease.due = Some(lease.deadline);
+        self.due.insert((lease.deadline, id));
+        if lease.ttl() > CHECKPOINT_EVERY {
+            let due = now + CHECKPOINT_EVERY;
+            lease.checkpoint_due = Some(due);
+            self.checkpoints_due.insert((due, id));
+        }
+    }
+
+    /// Stops all clocks: whoever waits has to ask the next leader.
+    fn follow(&mut self, effects: &mut Vec<Effect>) {
+        self.leading = None;
+        self.confirmed = false;
+        self.due.clear();
+        self.checkpoints_due.clear();
+        self.expired.clear();
+        self.revoking.clear();
+        self.resetting.clear();
+        for lease in self.leases.values_mut() {
+            (lease.due, lease.checkpoint_due, lease.checkpoint_sent) = (None, None, false);
+        }
+        let waiting = [std::mem::take(&mut self.waiting_for_revoke), std::mem::take(&mut self.waiting_for_reset)];
+        for request in waiting.into_iter().flat_map(BTreeMap::into_values).flatten() {
+            effects.push(Effect::Answer { request, answer: Answer::NotLeader });
+        }
+    }
+}
+
+fn secs(secs: i64) -> Duration {
+    Duration::from_secs(secs.max(0).unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use castd_backend_api::WriteBatch;
+    use proptest::prelude::*;
+
+    const TERM: Term = Term(3);
+
+    struct Keeper {
+        core: LeaseKeeper,
+        now: Duration,
+        requests: u64,
+    }
+
+    impl Keeper {
+        fn leading() -> Self {
+            let core = LeaseKeeper::new(&LeaseTable::default(), Duration::from_secs(1));
+            let mut keeper = Self { core, now: Duration::ZERO, requests: 0 };
+            keeper.step(Input::LeaderChanged { leading: Some(TERM) });
+            keeper.keep_alive(0, true);
+            keeper
+        }
+
+        fn step(&mut self, input: Input) -> Vec<Effect> {
+            let mut effects = Vec::new();
+            self.core.step(self.now, input, &mut effects);
+            effects
+        }
+
+        fn grant(&mut self, lease: i64, ttl_secs: i64) {
+            assert_eq!(self.step(Input::Granted { lease: LeaseId(lease), ttl_secs }), []);
+        }
+
+        fn keep_alive(&mut self, lease: i64, confirmed: bool) -> (KeepAliveId, Vec<Effect>) {
+            self.requests += 1;
+            let request = KeepAliveId(self.requests);
+            let confirmed = self.core.leading.filter(|_| confirmed);
+            (request, self.step(Input::KeepAlive { request, lease: LeaseId(lease), confirmed }))
+        }
+
+        /// Ticks twice a second for `secs` and collects what happens.
+        fn pass(&mut self, secs: u64) -> Vec<Effect> {
+            let mut effects = Vec::new();
+            for _ in 0..secs * 2 {
+                self.now += Duration::from_millis(500);
+                effects.extend(self.step(Input::Tick));
+            }
+            effects
+        }
+    }
+
+    fn expired(leases: &[i64]) -> Effect {
+        Effect::Expired { leases: leases.iter().map(|lease| LeaseId(*lease)).collect(), term: TERM }
+    }
+
+    fn answers(request: KeepAliveId, answer: Answer) -> Vec<Effect> {
+        vec![Effect::Answer { request, answer }]
+    }
+
+    #[test]
+    fn a_lease_nobody_keeps_alive_is_reported_once() {
+        let mut keeper = Keeper::leading();
+        keeper.grant(-7, 5);
+        assert_eq!(keeper.pass(4), []);
+        assert_eq!(keeper.pass(2), [expired(&[-7])]);
+        assert_eq!(keeper.step(Input::Revoked { lease: LeaseId(-7) }), []);
+        assert_eq!(keeper.pass(60), []);
+        assert!(keeper.core.is_empty());
+    }
+
+    #[test]
+    fn a_lease_kept_alive_lives() {
+        let mut keeper = Keeper::leading();
+        keeper.grant(1, 5);
+        for _ in 0..100 {
+            assert_eq!(keeper.pass(4), []);
+            let (request, effects) = keeper.keep_alive(1, false);
+            assert_eq!(effects, answers(request, Answer::Renewed { ttl_secs: 5 }));
+        }
+        assert_eq!(keeper.core.due.len(), 1);
+        assert_eq!(keeper.pass(5), [expired(&[1])]);
+    }
+
+    #[test]
+    fn an_expired_lease_cannot_be_kept_alive_and_its_end_is_the_answer() {
+        let mut keeper = Keeper::leading();
+        keeper.grant(1, 5);
+        keeper.now += Duration::from_secs(5);
+        keeper.core.last_tick = keeper.now;
+        let (first, effects) = keeper.keep_alive(1, false);
+        assert_eq!(effects, [expired(&[1])], "before the tick that would have found it");
+        let (second, effects) = keeper.keep_alive(1, true);
+        assert_eq!(effects, []);
+        let gone = |request| Effect::Answer { request, answer: Answer::Gone };
+        assert_eq!(keeper.step(Input::Revoked { lease: LeaseId(1) }), [gone(first), gone(second)]);
+    }
+
+    #[test]
+    fn an_unknown_lease_is_gone_only_after_leadership_is_confirmed() {
+        let mut keeper = Keeper::leading();
+        let (request, effects) = keeper.keep_alive(1, false);
+        assert_eq!(effects, answers(request, Answer::Unconfirmed), "its grant may not be applied here yet");
+        let (request, effects) = keeper.keep_alive(1, true);
+        assert_eq!(effects, answers(request, Answer::Gone));
+    }
+
+    #[test]
+    fn after_the_process_stood_still_leadership_has_to_be_confirmed() {
+        let mut keeper = Keeper::leading();
+        keeper.grant(1, 60);
+        keeper.pass(1);
+        keeper.now += Duration::from_secs(10);
+        let (request, effects) = keeper.keep_alive(1, false);
+        assert_eq!(effects, answers(request, Answer::Unconfirmed));
+        let (request, effects) = keeper.keep_alive(1, true);
+        assert_eq!(effects, answers(request, Answer::Renewed { ttl_secs: 60 }));
+    }
+
+    #[test]
+    fn a_storm_is_revoked_in_portions_and_completely() {
+        let mut keeper = Keeper::leading();
+        let leases = 5_000;
+        (1..=leases).for_each(|lease| keeper.grant(lease, 5));
+        let mut effects: VecDeque<Effect> = keeper.pass(5).into();
+        let mut under_way: BTreeSet<LeaseId> = BTreeSet::new();
+        let mut revoked = 0;
+        while let Some(effect) = effects.pop_front() {
+            let Effect::Expired { leases, .. } = effect else { panic!("unexpected {effect:?}") };
+            under_way.extend(leases);
+            assert!(under_way.len() <= REVOKES_MAX);
+            if let Some(lease) = under_way.pop_first() {
+                revoked += 1;
+                effects.extend(keeper.step(Input::Revoked { lease }));
+            }
+        }
+        while let Some(lease) = under_way.pop_first() {
+            revoked += 1;
+            keeper.step(Input::Revoked { lease });
+        }
+        assert_eq!(revoked, leases);
+        assert!(keeper.core.is_empty());
+    }
+
+    #[test]
+    fn a_revoke_that_got_lost_is_sent_again() {
+        let mut keeper = Keeper::leading();
+        keeper.grant(1, 5);
+        assert_eq!(keeper.pass(5), [expired(&[1])]);
+        assert_eq!(keeper.pass(3), [expired(&[1])]);
+    }
+
+    #[test]
+    fn long_leases_are_checkpointed_unless_somebody_keeps_them_alive() {
+        let mut keeper = Keeper::leading();
+        keeper.grant(1, 300);
+        keeper.grant(2, 1_000);
+        keeper.grant(3, 1_000);
+        keeper.pass(100);
+        keeper.keep_alive(3, false);
+        let checkpoint = |leases: &[(i64, i64)]| Effect::Checkpoint {
+            remaining_secs: leases.iter().map(|(lease, left)| (LeaseId(*lease), *left)).collect(),
+            term: TERM,
+        };
+        assert_eq!(keeper.pass(200), [expired(&[1]), checkpoint(&[(2, 700)])]);
+        keeper.step(Input::Revoked { lease: LeaseId(1) });
+        assert_eq!(keeper.pass(100), [checkpoint(&[(3, 700)])]);
+    }
+
+    #[test]
+    fn keeping_a_checkpointed_lease_alive_waits_until_the_log_says_so() {
+        let mut keeper = Keeper::leading();
+        keeper.grant(1, 1_000);
+        keeper.pass(300);
+        keeper.step(Input::Checkpointed { lease: LeaseId(1), remaining_secs: 700 });
+        let (first, effects) = keeper.keep_alive(1, false);
+        assert_eq!(effects, [Effect::Checkpoint { remaining_secs: vec![(LeaseId(1), 0)], term: TERM }]);
+        let (second, effects) = keeper.keep_alive(1, false);
+        assert_eq!(effects, []);
+        let renewed = |request| Effect::Answer { request, answer: Answer::Renewed { ttl_secs: 1_000 } };
+        let effects = keeper.step(Input::Checkpointed { lease: LeaseId(1), remaining_secs: 0 });
+        assert_eq!(effects, [renewed(first), renewed(second)]);
+        let (third, effects) = keeper.keep_alive(1, false);
+        assert_eq!(effects, [renewed(third)]);
+    }
+
+    #[test]
+    fn a_new_leader_counts_from_the_checkpoint_or_from_the_start() {
+        let mut table = LeaseTable::default();
+        let mut batch = WriteBatch::new();
+        table.grant(LeaseId(1), 1_000, &mut batch).unwrap();
+        table.grant(LeaseId(2), 1_000, &mut batch).unwrap();
+        table.checkpoint(LeaseId(2), 400, &mut batch);
+        let core = LeaseKeeper::new(&table, Duration::from_secs(1));
+        let mut keeper = Keeper { core, now: Duration::ZERO, requests: 0 };
+        assert_eq!(keeper.core.time_left(keeper.now, LeaseId(1)), TimeLeft::NotLeader);
+        assert_eq!(keeper.pass(5_000), [], "a follower has no clock");
+        keeper.step(Input::LeaderChanged { leading: Some(TERM) });
+        let left = |keeper: &Keeper, lease| keeper.core.time_left(keeper.now, LeaseId(lease));
+        assert_eq!(left(&keeper, 1), TimeLeft::Known { ttl_secs: 1_000, remaining_secs: 1_001 });
+        assert_eq!(left(&keeper, 2), TimeLeft::Known { ttl_secs: 1_000, remaining_secs: 401 });
+        assert_eq!(left(&keeper, 3), TimeLeft::Unknown);
+        assert_eq!(keeper.core.ids(), [LeaseId(2), LeaseId(1)], "soonest first");
+    }
+
+    #[test]
+    fn whoever_waits_hears_when_leadership_is_lost() {
+        let mut keeper = Keeper::leading();
+        keeper.grant(1, 5);
+        keeper.pass(5);
+        let (request, _) = keeper.keep_alive(1, false);
+        assert_eq!(keeper.step(Input::LeaderChanged { leading: None }), answers(request, Answer::NotLeader));
+        let (request, effects) = keeper.keep_alive(1, false);
+        assert_eq!(effects, answers(request, Answer::NotLeader));
+        keeper.step(Input::LeaderChanged { leading: Some(Term(4)) });
+        assert_eq!(keeper.pass(5), [], "it has all its time again");
+        let stale = Input::KeepAlive { request: KeepAliveId(9), lease: LeaseId(1), confirmed: Some(TERM) };
+        assert_eq!(keeper.step(stale), answers(KeepAliveId(9), Answer::Unconfirmed), "that was in another term");
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Grant(i64, i64),
+        Revoke(i64),
+        KeepAlive(i64),
+        Pass(u64),
+        /// The oldest effect is applied, or lost.
+        Log(bool),
+        LoseLeadership,
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let id = prop_oneof![prop::sample::select([i64::MIN, -1, 1, 2, i64::MAX].as_slice()), any::<i64>()];
+        prop_oneof![
+            3 => (id.clone(), prop_oneof![2..20_i64, 200..2_000_i64]).prop_map(|(id, ttl)| Op::Grant(id, ttl)),
+            1 => id.clone().prop_map(Op::Revoke),
+            5 => id.prop_map(Op::KeepAlive),
+            5 => prop_oneof![1..4_u64, 100..400_u64].prop_map(Op::Pass),
+            5 => prop::bool::weighted(0.8).prop_map(Op::Log),
+            1 => Just(Op::LoseLeadership),
+        ]
+    }
+
+    struct Promise {
+        ttl_secs: i64,
+        /// Nobody may revoke it before.
+        until: Duration,
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+
+        /// The promise of a lease: it lives for its time after each acknowledged keep alive, whatever gets lost and whoever
+        /// leads; and once nobody keeps it alive, it ends.
+        #[test]
+        fn no_lease_ends_early_and_none_lives_for_ever(ops in prop::collection::vec(op(), 1..150)) {
+            let mut keeper = Keeper::leading();
+            let mut term = TERM;
+            let mut log: VecDeque<Effect> = VecDeque::new();
+            let mut promises: BTreeMap<i64, Promise> = BTreeMap::new();
+            let mut asked: BTreeMap<KeepAliveId, i64> = BTreeMap::new();
+            let settle = (0..400).flat_map(|_| [Op::Pass(10), Op::Log(true), Op::Log(true)]);
+            for op in ops.into_iter().chain(settle) {
+                let mut effects = Vec::new();
+                match op {
+                    Op::Grant(lease, ttl_secs) if !promises.contains_key(&lease) => {
+                        keeper.grant(lease, ttl_secs);
+                        let until = keeper.now + secs(ttl_secs);
+                        promises.insert(lease, Promise { ttl_secs, until });
+                    }
+                    Op::Grant(..) => {}
+                    Op::Revoke(lease) => {
+                        promises.remove(&lease);
+                        effects = keeper.step(Input::Revoked { lease: LeaseId(lease) });
+                    }
+                    Op::KeepAlive(lease) => {
+                        let (request, answered) = keeper.keep_alive(lease, true);
+                        asked.insert(request, lease);
+                        effects = answered;
+                    }
+                    Op::Pass(secs) => effects = keeper.pass(secs),
+                    Op::LoseLeadership => {
+                        effects = keeper.step(Input::LeaderChanged { leading: None });
+                        term = Term(term.0 + 1);
+                        effects.extend(keeper.step(Input::LeaderChanged { leading: Some(term) }));
+                    }
+                    Op::Log(kept) => match log.pop_front() {
+                        Some(Effect::Expired { leases, term: of }) if kept && of == term => {
+                            for lease in leases {
+                                if let Some(promise) = promises.remove(&lease.0) {
+                                    prop_assert!(keeper.now >= promise.until, "{lease} was revoked early");
+                                }
+                                effects.extend(keeper.step(Input::Revoked { lease }));
+                            }
+                        }
+                        Some(Effect::Checkpoint { remaining_secs, term: of }) if kept && of == term => {
+                            for (lease, remaining_secs) in remaining_secs {
+                                effects.extend(keeper.step(Input::Checkpointed { lease, remaining_secs }));
+                            }
+                        }
+                        _ => {}
+                    },
+                }
+                for effect in effects {
+                    match effect {
+                        Effect::Answer { request, answer } => {
+                            let lease = asked.remove(&request).expect("answered once");
+                            match answer {
+                                Answer::Renewed { ttl_secs } => {
+                                    let promise = promises.get_mut(&lease).expect("there is such a lease");
+                                    prop_assert_eq!(ttl_secs, promise.ttl_secs);
+                                    promise.until = keeper.now + secs(ttl_secs);
+                                }
+                                Answer::Gone => prop_assert!(!promises.contains_key(&lease)),
+                                Answer::NotLeader => {}
+                                Answer::Unconfirmed => prop_assert!(false, "it was confirmed"),
+                            }
+                        }
+                        effect => log.push_back(effect),
+                    }
+                }
+                prop_assert!(keeper.core.revoking.len() <= REVOKES_MAX);
+                prop_assert_eq!(keeper.core.len(), promises.len());
+            }
+            prop_assert!(promises.is_empty(), "nobody has kept a lease alive for an hour");
+            prop_assert!(asked.is_empty(), "everybody got an answer");
+            prop_assert!(keeper.core.due.is_empty() && keeper.core.checkpoints_due.is_empty());
+            prop_assert!(keeper.core.revoking.is_empty() && keeper.core.resetting.is_empty());
+        }
+    }
+}
