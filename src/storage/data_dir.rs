@@ -90,11 +90,8 @@ pub struct DataDir {
     settings: Settings,
     member: PathBuf,
     format: Option<Format>,
-<<<<<<< HEAD
-=======
     /// A member was found here: not this process made it one.
     was_member: bool,
->>>>>>> 2857164a12b2bce7eb95eb87d14ff17c5095013c
     generations: Generations,
     _locks: Vec<DirectoryLock>,
 }
@@ -129,14 +126,9 @@ impl DataDir {
         }
         create_directory(&member)?;
         let generations = Generations::new(member.clone(), settings.kind, settings.tuning);
-<<<<<<< HEAD
-        let mut this = Self { settings, member, format: None, generations, _locks: locks };
-        this.format = this.recover(formats, notice)?;
-=======
         let mut this = Self { settings, member, format: None, was_member: false, generations, _locks: locks };
         this.format = this.recover(formats, notice)?;
         this.was_member = this.format.is_some();
->>>>>>> 2857164a12b2bce7eb95eb87d14ff17c5095013c
         create_directory(&this.log_path())?;
         create_directory(&this.snapshots_path())?;
         Ok(this)
@@ -169,11 +161,7 @@ impl DataDir {
     /// Opens the store. Damaged files are set aside and an empty store is opened in their place. When the caller has read
     /// from it what it reads at a start, it calls [`DataDir::backend_loaded`].
     pub fn open_backend(&self) -> Result<OpenedBackend, DataDirError> {
-<<<<<<< HEAD
-        self.generations.open(self.format.is_some())
-=======
         self.generations.open(self.was_member)
->>>>>>> 2857164a12b2bce7eb95eb87d14ff17c5095013c
     }
 
     /// The store was opened and read without ending the process.

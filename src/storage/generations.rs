@@ -56,11 +56,8 @@ pub(super) struct Generations {
 
 struct Lives {
     generation: u64,
-<<<<<<< HEAD
-=======
     /// The caller gave its store up: the next one is in its place.
     given_up: bool,
->>>>>>> 2857164a12b2bce7eb95eb87d14ff17c5095013c
     current: Option<Weak<dyn Backend>>,
     /// Replaced stores that somebody may still be reading.
     retired: Vec<(Weak<dyn Backend>, PathBuf)>,
@@ -74,12 +71,8 @@ impl Lives {
 
 impl Generations {
     pub(super) fn new(member: PathBuf, kind: StorageKind, tuning: Tuning) -> Self {
-<<<<<<< HEAD
-        let lives = Mutex::new(Lives { generation: FIRST_GENERATION, current: None, retired: Vec::new() });
-=======
         let lives =
             Mutex::new(Lives { generation: FIRST_GENERATION, given_up: false, current: None, retired: Vec::new() });
->>>>>>> 2857164a12b2bce7eb95eb87d14ff17c5095013c
         Self { member, kind, tuning, lives }
     }
 
@@ -108,12 +101,8 @@ impl Generations {
         };
         lives.generation = generation;
         lives.current = Some(Arc::downgrade(&backend));
-<<<<<<< HEAD
-        let rebuilt = set_aside.is_some() || (expected && created && self.kind.keeps_files());
-=======
         let rebuilt = set_aside.is_some() || ((expected || lives.given_up) && created && self.kind.keeps_files());
         lives.given_up = false;
->>>>>>> 2857164a12b2bce7eb95eb87d14ff17c5095013c
         Ok(OpenedBackend { backend, rebuilt, set_aside })
     }
 
@@ -128,10 +117,7 @@ impl Generations {
             return Err(DataDirError::BackendInUse);
         }
         lives.current = None;
-<<<<<<< HEAD
-=======
         lives.given_up = true;
->>>>>>> 2857164a12b2bce7eb95eb87d14ff17c5095013c
         self.move_aside(reason)
     }
 

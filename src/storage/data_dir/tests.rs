@@ -318,8 +318,6 @@ fn the_wal_dir_may_be_the_data_dir() {
 }
 
 #[test]
-<<<<<<< HEAD
-=======
 fn the_empty_store_of_a_first_start_is_not_taken_for_a_rebuilt_one() {
     for kind in persistent_kinds() {
         let dir = tempfile::tempdir().unwrap();
@@ -331,7 +329,6 @@ fn the_empty_store_of_a_first_start_is_not_taken_for_a_rebuilt_one() {
 }
 
 #[test]
->>>>>>> 2857164a12b2bce7eb95eb87d14ff17c5095013c
 fn a_sound_store_is_opened_again_with_its_rows() {
     for kind in persistent_kinds() {
         let dir = tempfile::tempdir().unwrap();
