@@ -205,6 +205,9 @@ fn announce(log: &Logger, notice: &Notice) {
         Notice::WaitingForLock { directory, at_most } => {
             warn!(log, "db file is flocked by another process, or taking too long"; "path" => shown(directory), "took" => ?at_most);
         }
+        Notice::UnfinishedCreation { .. } => {
+            info!(log, "an earlier first start was cut short; starting over"; "notice" => %notice);
+        }
         Notice::UnexpectedFile { path } => {
             warn!(log, "found invalid file under data directory"; "filename" => shown(path));
         }

@@ -37,6 +37,7 @@ pub fn fatal(log: &Logger, message: &str) -> ! {
 
 fn flush() {
     if let Some(flusher) = FLUSHER.get() {
-        flusher.flush(FLUSH_LIMIT);
+        // When even that takes too long, the process ends without its last words.
+        let _ = flusher.flush(FLUSH_LIMIT);
     }
 }

@@ -44,14 +44,14 @@ pub fn take(store: &mut SnapshotStore, view: &View) -> Result<LogPosition, Porta
     let mut taking = store.take(&header)?;
     for op in rows::snapshot_rows(view) {
         if let Op::Put { table, key, value } = op {
-            taking.writer().row(table, key, value)?;
+            taking.writer().row(table, &key, &value)?;
         }
     }
     let mut failed = None;
     // Rows above the view's revision belong to later entries; those of compacted revisions are gone or harmless.
     let end = view.mvcc.end_of_rows();
     view.backend().scan(Table::Kv, b"", &end, &mut |key, value| {
-        match taking.writer().row(Table::Kv, key.to_vec(), value.to_vec()) {
+        match taking.writer().row(Table::Kv, key, value) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
                 failed = Some(error);
