@@ -381,10 +381,9 @@ impl World {
         let mut history = BTreeMap::new();
         let mut at = Revision(from);
         while at <= view.mvcc.revision() {
-            let changes = view.mvcc.changes(at, view.mvcc.revision(), 100).expect("nothing here is compacted");
-            let Some(last) = changes.last() else { break };
-            at = Revision(last.revision.0 + 1);
-            for change in changes {
+            let caught_up = view.mvcc.changes(at, view.mvcc.revision(), 100).expect("nothing here is compacted");
+            at = caught_up.next;
+            for change in caught_up.changes {
                 for event in change.events {
                     history.insert(change.revision.0, (event.kv.key, event.kv.value));
                 }
@@ -393,7 +392,6 @@ impl World {
         for (revision, put) in self.acknowledged.range(from + 1..) {
             assert_eq!(history.get(revision), Some(put), "the acknowledged write at revision {revision} is gone");
         }
-        self.summary.add(&Summary::default());
         (self.summary, self.trace)
     }
 }
