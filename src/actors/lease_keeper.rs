@@ -119,7 +119,11 @@ impl LeaseKeeper {
                     self.expired.do_send(LeasesExpired { leases, term, span: SpanContext::default() });
                 }
                 Effect::Checkpoint { remaining_secs, term } => {
-                    self.checkpointed.do_send(LeasesCheckpointed { remaining_secs, term, span: SpanContext::default() });
+                    self.checkpointed.do_send(LeasesCheckpointed {
+                        remaining_secs,
+                        term,
+                        span: SpanContext::default(),
+                    });
                 }
             }
         }

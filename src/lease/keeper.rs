@@ -710,7 +710,7 @@ mod tests {
         Revoke(i64),
         KeepAlive(i64),
         Pass(u64),
-        /// The oldest effect is applied, or lost.
+        /// The oldest proposal is applied, or lost.
         Log(bool),
         LoseLeadership,
     }
@@ -725,6 +725,13 @@ mod tests {
             5 => prop::bool::weighted(0.8).prop_map(Op::Log),
             1 => Just(Op::LoseLeadership),
         ]
+    }
+
+    /// On its way through the log.
+    enum Proposal {
+        Grant(i64, i64),
+        Revoke(i64),
+        OfKeeper(Effect),
     }
 
     struct Promise {
@@ -742,23 +749,15 @@ mod tests {
         fn no_lease_ends_early_and_none_lives_for_ever(ops in prop::collection::vec(op(), 1..150)) {
             let mut keeper = Keeper::leading();
             let mut term = TERM;
-            let mut log: VecDeque<Effect> = VecDeque::new();
+            let mut log: VecDeque<Proposal> = VecDeque::new();
             let mut promises: BTreeMap<i64, Promise> = BTreeMap::new();
             let mut asked: BTreeMap<KeepAliveId, i64> = BTreeMap::new();
-            let settle = (0..400).flat_map(|_| [Op::Pass(10), Op::Log(true), Op::Log(true)]);
+            let settle = (0..400).flat_map(|_| [Op::Pass(10)].into_iter().chain((0..20).map(|_| Op::Log(true))));
             for op in ops.into_iter().chain(settle) {
                 let mut effects = Vec::new();
                 match op {
-                    Op::Grant(lease, ttl_secs) if !promises.contains_key(&lease) => {
-                        keeper.grant(lease, ttl_secs);
-                        let until = keeper.now + secs(ttl_secs);
-                        promises.insert(lease, Promise { ttl_secs, until });
-                    }
-                    Op::Grant(..) => {}
-                    Op::Revoke(lease) => {
-                        promises.remove(&lease);
-                        effects = keeper.step(Input::Revoked { lease: LeaseId(lease) });
-                    }
+                    Op::Grant(lease, ttl_secs) => log.push_back(Proposal::Grant(lease, ttl_secs)),
+                    Op::Revoke(lease) => log.push_back(Proposal::Revoke(lease)),
                     Op::KeepAlive(lease) => {
                         let (request, answered) = keeper.keep_alive(lease, true);
                         asked.insert(request, lease);
@@ -770,8 +769,16 @@ mod tests {
                         term = Term(term.0 + 1);
                         effects.extend(keeper.step(Input::LeaderChanged { leading: Some(term) }));
                     }
-                    Op::Log(kept) => match log.pop_front() {
-                        Some(Effect::Expired { leases, term: of }) if kept && of == term => {
+                    Op::Log(kept) => match log.pop_front().filter(|_| kept) {
+                        Some(Proposal::Grant(lease, ttl_secs)) if !promises.contains_key(&lease) => {
+                            keeper.grant(lease, ttl_secs);
+                            promises.insert(lease, Promise { ttl_secs, until: keeper.now + secs(ttl_secs) });
+                        }
+                        Some(Proposal::Revoke(lease)) => {
+                            promises.remove(&lease);
+                            effects = keeper.step(Input::Revoked { lease: LeaseId(lease) });
+                        }
+                        Some(Proposal::OfKeeper(Effect::Expired { leases, term: of })) if of == term => {
                             for lease in leases {
                                 if let Some(promise) = promises.remove(&lease.0) {
                                     prop_assert!(keeper.now >= promise.until, "{lease} was revoked early");
@@ -779,7 +786,7 @@ mod tests {
                                 effects.extend(keeper.step(Input::Revoked { lease }));
                             }
                         }
-                        Some(Effect::Checkpoint { remaining_secs, term: of }) if kept && of == term => {
+                        Some(Proposal::OfKeeper(Effect::Checkpoint { remaining_secs, term: of })) if of == term => {
                             for (lease, remaining_secs) in remaining_secs {
                                 effects.extend(keeper.step(Input::Checkpointed { lease, remaining_secs }));
                             }
@@ -802,7 +809,7 @@ mod tests {
                                 Answer::Unconfirmed => prop_assert!(false, "it was confirmed"),
                             }
                         }
-                        effect => log.push_back(effect),
+                        effect => log.push_back(Proposal::OfKeeper(effect)),
                     }
                 }
                 prop_assert!(keeper.core.revoking.len() <= REVOKES_MAX);
