@@ -170,10 +170,10 @@ impl Handler<LeasesChanged> for LeaseKeeper {
     fn handle(&mut self, changed: LeasesChanged, _: &mut Self::Context) {
         for change in changed.changes {
             let input = match change {
-                LeaseChange::Granted { lease, ttl_secs } => {
+                LeaseChange::Granted { grant, ttl_secs } => {
                     self.metrics.lease.granted.inc();
                     self.metrics.lease.ttl.observe(ttl_secs as f64);
-                    Input::Granted { lease, ttl_secs }
+                    Input::Granted { grant, ttl_secs }
                 }
                 LeaseChange::Revoked { lease } => {
                     self.metrics.lease.revoked.inc();
