@@ -119,7 +119,11 @@ impl LeaseKeeper {
                     self.expired.do_send(LeasesExpired { leases, term, span: SpanContext::default() });
                 }
                 Effect::Checkpoint { remaining_secs, term } => {
-                    self.checkpointed.do_send(LeasesCheckpointed { remaining_secs, term, span: SpanContext::default() });
+                    self.checkpointed.do_send(LeasesCheckpointed {
+                        remaining_secs,
+                        term,
+                        span: SpanContext::default(),
+                    });
                 }
             }
         }
@@ -166,10 +170,10 @@ impl Handler<LeasesChanged> for LeaseKeeper {
     fn handle(&mut self, changed: LeasesChanged, _: &mut Self::Context) {
         for change in changed.changes {
             let input = match change {
-                LeaseChange::Granted { lease, ttl_secs } => {
+                LeaseChange::Granted { grant, ttl_secs } => {
                     self.metrics.lease.granted.inc();
                     self.metrics.lease.ttl.observe(ttl_secs as f64);
-                    Input::Granted { lease, ttl_secs }
+                    Input::Granted { grant, ttl_secs }
                 }
                 LeaseChange::Revoked { lease } => {
                     self.metrics.lease.revoked.inc();

@@ -14,7 +14,8 @@ use crate::actors::log_writer::AppendLog;
 use crate::actors::peer_links::Send;
 use crate::actors::snapshotter::LogCut;
 use crate::cast::{Published, Reply, RequestError};
-use crate::ids::{LeaseId, LogIndex, RequestId, Term};
+use crate::ids::{LogIndex, RequestId, Term};
+use crate::lease::Grant;
 use crate::raft::node::{Effect, Node, Proposal, Status};
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
@@ -87,7 +88,7 @@ pub struct ConfChangeApplied {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct LeasesExpired {
-    pub leases: Vec<LeaseId>,
+    pub leases: Vec<Grant>,
     pub term: Term,
     pub span: SpanContext,
 }
@@ -96,7 +97,7 @@ pub struct LeasesExpired {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct LeasesCheckpointed {
-    pub remaining_secs: Vec<(LeaseId, i64)>,
+    pub remaining_secs: Vec<(Grant, i64)>,
     pub term: Term,
     pub span: SpanContext,
 }
@@ -393,12 +394,16 @@ impl Handler<LogCut> for RaftNode {
     }
 }
 
+fn granted_lease(grant: Grant, remaining_ttl_secs: i64) -> castdpb::GrantedLease {
+    castdpb::GrantedLease { id: grant.lease.0, granted_index: grant.index.0, remaining_ttl_secs }
+}
+
 impl Handler<LeasesExpired> for RaftNode {
     type Result = ();
 
     fn handle(&mut self, expired: LeasesExpired, context: &mut Self::Context) {
         let _span = expired.span.child("RaftNode");
-        let leases = expired.leases.iter().map(|lease| lease.0).collect();
+        let leases = expired.leases.iter().map(|grant| granted_lease(*grant, 0)).collect();
         let op = castdpb::LeaseExpire { leases, term: expired.term.0 };
         self.propose_own(castdpb::raft_request::Op::LeaseExpire(op), expired.term, context);
     }
@@ -408,14 +413,9 @@ impl Handler<LeasesCheckpointed> for RaftNode {
     type Result = ();
 
     fn handle(&mut self, checkpointed: LeasesCheckpointed, context: &mut Self::Context) {
-        use castd_proto::etcdserverpb::{LeaseCheckpoint, LeaseCheckpointRequest};
         let _span = checkpointed.span.child("RaftNode");
-        let checkpoints = checkpointed
-            .remaining_secs
-            .iter()
-            .map(|(lease, remaining)| LeaseCheckpoint { id: lease.0, remaining_ttl: *remaining })
-            .collect();
-        let op = castdpb::raft_request::Op::LeaseCheckpoint(LeaseCheckpointRequest { checkpoints });
+        let leases = checkpointed.remaining_secs.iter().map(|(grant, secs)| granted_lease(*grant, *secs)).collect();
+        let op = castdpb::raft_request::Op::LeaseCheckpoint(castdpb::LeaseCheckpoints { leases });
         self.propose_own(op, checkpointed.term, context);
     }
 }

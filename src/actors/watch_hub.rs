@@ -16,9 +16,7 @@ use crate::state::View;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::SpanContext;
-use crate::watch::{
-    CatchUpBatch, Cohort, Effect, Hub, Input, NewWatch, Refusal, Reply, Source, StreamId,
-};
+use crate::watch::{CatchUpBatch, Cohort, Effect, Hub, Input, NewWatch, Refusal, Reply, Source, StreamId};
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult};
 use slog::Logger;
 use std::collections::HashMap;

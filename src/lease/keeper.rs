@@ -13,8 +13,8 @@
 //! Keeping a lease alive touches one map entry: where a lease stands in the order of deadlines is only corrected when its
 //! old place comes up. Effects may get lost on their way into the log; what is not seen to be done is asked for again.
 
-use super::LeaseTable;
-use crate::ids::{LeaseId, Term};
+use super::{Grant, LeaseTable};
+use crate::ids::{LeaseId, LogIndex, Term};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ pub enum Input {
     },
     /// From the log, in its order.
     Granted {
-        lease: LeaseId,
+        grant: Grant,
         ttl_secs: i64,
     },
     Revoked {
@@ -67,12 +67,12 @@ pub enum Effect {
         answer: Answer,
     },
     Expired {
-        leases: Vec<LeaseId>,
+        leases: Vec<Grant>,
         term: Term,
     },
     /// What is left of each lease, in seconds; 0 means all of it.
     Checkpoint {
-        remaining_secs: Vec<(LeaseId, i64)>,
+        remaining_secs: Vec<(Grant, i64)>,
         term: Term,
     },
 }
@@ -101,6 +101,7 @@ pub enum TimeLeft {
 
 #[derive(Clone, Debug)]
 struct Lease {
+    granted: LogIndex,
     ttl_secs: i64,
     /// As of the last checkpoint; 0 if all of it.
     checkpointed_secs: i64,
@@ -116,8 +117,9 @@ struct Lease {
 }
 
 impl Lease {
-    fn new(ttl_secs: i64, checkpointed_secs: i64) -> Self {
+    fn new(granted: LogIndex, ttl_secs: i64, checkpointed_secs: i64) -> Self {
         Self {
+            granted,
             ttl_secs,
             checkpointed_secs,
             deadline: Duration::ZERO,
@@ -155,7 +157,8 @@ pub struct LeaseKeeper {
 impl LeaseKeeper {
     /// A follower's keeper over what the log has made of `table`.
     pub fn new(table: &LeaseTable, election_timeout: Duration) -> Self {
-        let leases = table.iter().map(|(id, row)| (id, Lease::new(row.ttl_secs, row.remaining_ttl_secs))).collect();
+        let leases =
+            table.iter().map(|(id, row)| (id, Lease::new(row.granted, row.ttl_secs, row.remaining_ttl_secs))).collect();
         Self {
             election_timeout,
             leases,
@@ -226,7 +229,7 @@ impl LeaseKeeper {
     pub fn step(&mut self, now: Duration, input: Input, effects: &mut Vec<Effect>) {
         match input {
             Input::KeepAlive { request, lease, confirmed } => self.keep_alive(now, request, lease, confirmed, effects),
-            Input::Granted { lease, ttl_secs } => self.granted(now, lease, ttl_secs),
+            Input::Granted { grant, ttl_secs } => self.granted(now, grant, ttl_secs),
             Input::Revoked { lease } => self.revoked(now, lease, effects),
             Input::Checkpointed { lease, remaining_secs } => self.checkpointed(now, lease, remaining_secs, effects),
             Input::LeaderChanged { leading } if leading == self.leading => {}
@@ -272,7 +275,8 @@ impl LeaseKeeper {
                     // A leader elected now would count from the checkpoint: what is promised has to be in the log first.
                     self.waiting_for_reset.entry(id).or_default().push(request);
                     if self.resetting.insert(id, now).is_none() {
-                        effects.push(Effect::Checkpoint { remaining_secs: vec![(id, 0)], term });
+                        let grant = Grant { lease: id, index: lease.granted };
+                        effects.push(Effect::Checkpoint { remaining_secs: vec![(grant, 0)], term });
                     }
                     return;
                 }
@@ -282,8 +286,9 @@ impl LeaseKeeper {
         effects.push(Effect::Answer { request, answer });
     }
 
-    fn granted(&mut self, now: Duration, id: LeaseId, ttl_secs: i64) {
-        let before = self.leases.insert(id, Lease::new(ttl_secs, 0));
+    fn granted(&mut self, now: Duration, grant: Grant, ttl_secs: i64) {
+        let id = grant.lease;
+        let before = self.leases.insert(id, Lease::new(grant.index, ttl_secs, 0));
         debug_assert!(before.is_none());
         if self.leading.is_some() {
             self.start_clock(now, id, secs(ttl_secs));
@@ -341,7 +346,7 @@ impl LeaseKeeper {
         let mut again = Vec::new();
         for (id, since) in self.revoking.iter_mut().filter(|(_, since)| now >= **since + RETRY_AFTER) {
             *since = now;
-            again.push(*id);
+            again.extend(self.leases.get(id).map(|lease| Grant { lease: *id, index: lease.granted }));
         }
         if !again.is_empty() {
             effects.push(Effect::Expired { leases: again, term });
@@ -388,9 +393,9 @@ impl LeaseKeeper {
             && let Some(id) = self.expired.pop_front()
         {
             // A client may have revoked it in the meantime, and even granted it anew.
-            if self.leases.get(&id).is_some_and(|lease| lease.due.is_none()) {
+            if let Some(lease) = self.leases.get(&id).filter(|lease| lease.due.is_none()) {
                 self.revoking.insert(id, now);
-                leases.push(id);
+                leases.push(Grant { lease: id, index: lease.granted });
             }
         }
         if !leases.is_empty() {
@@ -404,7 +409,7 @@ impl LeaseKeeper {
         let mut remaining_secs = Vec::new();
         for (id, since) in self.resetting.iter_mut().filter(|(_, since)| now >= **since + RETRY_AFTER) {
             *since = now;
-            remaining_secs.push((*id, 0));
+            remaining_secs.extend(self.leases.get(id).map(|lease| (Grant { lease: *id, index: lease.granted }, 0)));
         }
         while remaining_secs.len() < CHECKPOINTS_PER_ROUND
             && let Some(&(due, id)) = self.checkpoints_due.first()
@@ -418,7 +423,8 @@ impl LeaseKeeper {
             } else {
                 let left = lease.deadline.saturating_sub(now);
                 if left > Duration::ZERO && !self.resetting.contains_key(&id) {
-                    remaining_secs.push((id, left.as_secs() as i64 + i64::from(left.subsec_nanos() > 0)));
+                    let grant = Grant { lease: id, index: lease.granted };
+                    remaining_secs.push((grant, left.as_secs() as i64 + i64::from(left.subsec_nanos() > 0)));
                     lease.checkpoint_sent = true;
                 }
                 now + CHECKPOINT_EVERY
@@ -515,7 +521,7 @@ mod tests {
         }
 
         fn grant(&mut self, lease: i64, ttl_secs: i64) {
-            assert_eq!(self.step(Input::Granted { lease: LeaseId(lease), ttl_secs }), []);
+            assert_eq!(self.step(Input::Granted { grant: granted(lease), ttl_secs }), []);
         }
 
         fn keep_alive(&mut self, lease: i64, confirmed: bool) -> (KeepAliveId, Vec<Effect>) {
@@ -536,8 +542,12 @@ mod tests {
         }
     }
 
+    fn granted(lease: i64) -> Grant {
+        Grant { lease: LeaseId(lease), index: LogIndex(1) }
+    }
+
     fn expired(leases: &[i64]) -> Effect {
-        Effect::Expired { leases: leases.iter().map(|lease| LeaseId(*lease)).collect(), term: TERM }
+        Effect::Expired { leases: leases.iter().map(|lease| granted(*lease)).collect(), term: TERM }
     }
 
     fn answers(request: KeepAliveId, answer: Answer) -> Vec<Effect> {
@@ -609,18 +619,18 @@ mod tests {
         let leases = 5_000;
         (1..=leases).for_each(|lease| keeper.grant(lease, 5));
         let mut effects: VecDeque<Effect> = keeper.pass(5).into();
-        let mut under_way: BTreeSet<LeaseId> = BTreeSet::new();
+        let mut under_way: BTreeSet<Grant> = BTreeSet::new();
         let mut revoked = 0;
         while let Some(effect) = effects.pop_front() {
             let Effect::Expired { leases, .. } = effect else { panic!("unexpected {effect:?}") };
             under_way.extend(leases);
             assert!(under_way.len() <= REVOKES_MAX);
-            if let Some(lease) = under_way.pop_first() {
+            if let Some(Grant { lease, .. }) = under_way.pop_first() {
                 revoked += 1;
                 effects.extend(keeper.step(Input::Revoked { lease }));
             }
         }
-        while let Some(lease) = under_way.pop_first() {
+        while let Some(Grant { lease, .. }) = under_way.pop_first() {
             revoked += 1;
             keeper.step(Input::Revoked { lease });
         }
@@ -645,7 +655,7 @@ mod tests {
         keeper.pass(100);
         keeper.keep_alive(3, false);
         let checkpoint = |leases: &[(i64, i64)]| Effect::Checkpoint {
-            remaining_secs: leases.iter().map(|(lease, left)| (LeaseId(*lease), *left)).collect(),
+            remaining_secs: leases.iter().map(|(lease, left)| (granted(*lease), *left)).collect(),
             term: TERM,
         };
         assert_eq!(keeper.pass(200), [expired(&[1]), checkpoint(&[(2, 700)])]);
@@ -660,7 +670,7 @@ mod tests {
         keeper.pass(300);
         keeper.step(Input::Checkpointed { lease: LeaseId(1), remaining_secs: 700 });
         let (first, effects) = keeper.keep_alive(1, false);
-        assert_eq!(effects, [Effect::Checkpoint { remaining_secs: vec![(LeaseId(1), 0)], term: TERM }]);
+        assert_eq!(effects, [Effect::Checkpoint { remaining_secs: vec![(granted(1), 0)], term: TERM }]);
         let (second, effects) = keeper.keep_alive(1, false);
         assert_eq!(effects, []);
         let renewed = |request| Effect::Answer { request, answer: Answer::Renewed { ttl_secs: 1_000 } };
@@ -674,9 +684,9 @@ mod tests {
     fn a_new_leader_counts_from_the_checkpoint_or_from_the_start() {
         let mut table = LeaseTable::default();
         let mut batch = WriteBatch::new();
-        table.grant(LeaseId(1), 1_000, &mut batch).unwrap();
-        table.grant(LeaseId(2), 1_000, &mut batch).unwrap();
-        table.checkpoint(LeaseId(2), 400, &mut batch);
+        table.grant(LeaseId(1), 1_000, LogIndex(1), &mut batch).unwrap();
+        table.grant(LeaseId(2), 1_000, LogIndex(1), &mut batch).unwrap();
+        table.checkpoint(granted(2), 400, &mut batch);
         let core = LeaseKeeper::new(&table, Duration::from_secs(1));
         let mut keeper = Keeper { core, now: Duration::ZERO, requests: 0 };
         assert_eq!(keeper.core.time_left(keeper.now, LeaseId(1)), TimeLeft::NotLeader);
@@ -710,7 +720,7 @@ mod tests {
         Revoke(i64),
         KeepAlive(i64),
         Pass(u64),
-        /// The oldest effect is applied, or lost.
+        /// The oldest proposal is applied, or lost.
         Log(bool),
         LoseLeadership,
     }
@@ -727,7 +737,15 @@ mod tests {
         ]
     }
 
+    /// On its way through the log.
+    enum Proposal {
+        Grant(i64, i64),
+        Revoke(i64),
+        OfKeeper(Effect),
+    }
+
     struct Promise {
+        granted: LogIndex,
         ttl_secs: i64,
         /// Nobody may revoke it before.
         until: Duration,
@@ -742,23 +760,16 @@ mod tests {
         fn no_lease_ends_early_and_none_lives_for_ever(ops in prop::collection::vec(op(), 1..150)) {
             let mut keeper = Keeper::leading();
             let mut term = TERM;
-            let mut log: VecDeque<Effect> = VecDeque::new();
+            let mut log: VecDeque<Proposal> = VecDeque::new();
+            let mut index = 0;
             let mut promises: BTreeMap<i64, Promise> = BTreeMap::new();
             let mut asked: BTreeMap<KeepAliveId, i64> = BTreeMap::new();
-            let settle = (0..400).flat_map(|_| [Op::Pass(10), Op::Log(true), Op::Log(true)]);
+            let settle = (0..400).flat_map(|_| [Op::Pass(10)].into_iter().chain((0..20).map(|_| Op::Log(true))));
             for op in ops.into_iter().chain(settle) {
                 let mut effects = Vec::new();
                 match op {
-                    Op::Grant(lease, ttl_secs) if !promises.contains_key(&lease) => {
-                        keeper.grant(lease, ttl_secs);
-                        let until = keeper.now + secs(ttl_secs);
-                        promises.insert(lease, Promise { ttl_secs, until });
-                    }
-                    Op::Grant(..) => {}
-                    Op::Revoke(lease) => {
-                        promises.remove(&lease);
-                        effects = keeper.step(Input::Revoked { lease: LeaseId(lease) });
-                    }
+                    Op::Grant(lease, ttl_secs) => log.push_back(Proposal::Grant(lease, ttl_secs)),
+                    Op::Revoke(lease) => log.push_back(Proposal::Revoke(lease)),
                     Op::KeepAlive(lease) => {
                         let (request, answered) = keeper.keep_alive(lease, true);
                         asked.insert(request, lease);
@@ -770,18 +781,32 @@ mod tests {
                         term = Term(term.0 + 1);
                         effects.extend(keeper.step(Input::LeaderChanged { leading: Some(term) }));
                     }
-                    Op::Log(kept) => match log.pop_front() {
-                        Some(Effect::Expired { leases, term: of }) if kept && of == term => {
-                            for lease in leases {
-                                if let Some(promise) = promises.remove(&lease.0) {
+                    Op::Log(kept) => match log.pop_front().filter(|_| kept) {
+                        Some(Proposal::Grant(lease, ttl_secs)) if !promises.contains_key(&lease) => {
+                            index += 1;
+                            let grant = Grant { lease: LeaseId(lease), index: LogIndex(index) };
+                            prop_assert_eq!(keeper.step(Input::Granted { grant, ttl_secs }), []);
+                            let until = keeper.now + secs(ttl_secs);
+                            promises.insert(lease, Promise { granted: grant.index, ttl_secs, until });
+                        }
+                        Some(Proposal::Revoke(lease)) => {
+                            promises.remove(&lease);
+                            effects = keeper.step(Input::Revoked { lease: LeaseId(lease) });
+                        }
+                        Some(Proposal::OfKeeper(Effect::Expired { leases, term: of })) if of == term => {
+                            for Grant { lease, index } in leases {
+                                if promises.get(&lease.0).is_some_and(|promise| promise.granted == index) {
+                                    let promise = promises.remove(&lease.0).expect("it is there");
                                     prop_assert!(keeper.now >= promise.until, "{lease} was revoked early");
+                                    effects.extend(keeper.step(Input::Revoked { lease }));
                                 }
-                                effects.extend(keeper.step(Input::Revoked { lease }));
                             }
                         }
-                        Some(Effect::Checkpoint { remaining_secs, term: of }) if kept && of == term => {
-                            for (lease, remaining_secs) in remaining_secs {
-                                effects.extend(keeper.step(Input::Checkpointed { lease, remaining_secs }));
+                        Some(Proposal::OfKeeper(Effect::Checkpoint { remaining_secs, term: of })) if of == term => {
+                            for (Grant { lease, index }, remaining_secs) in remaining_secs {
+                                if promises.get(&lease.0).is_some_and(|promise| promise.granted == index) {
+                                    effects.extend(keeper.step(Input::Checkpointed { lease, remaining_secs }));
+                                }
                             }
                         }
                         _ => {}
@@ -802,7 +827,7 @@ mod tests {
                                 Answer::Unconfirmed => prop_assert!(false, "it was confirmed"),
                             }
                         }
-                        effect => log.push_back(effect),
+                        effect => log.push_back(Proposal::OfKeeper(effect)),
                     }
                 }
                 prop_assert!(keeper.core.revoking.len() <= REVOKES_MAX);

@@ -13,8 +13,17 @@ mod table;
 pub use keeper::{Answer, Effect, Input, KeepAliveId, LeaseKeeper, TimeLeft};
 pub use table::{Lease, LeaseTable, TTL_SECS_MAX};
 
+use crate::ids::{LeaseId, LogIndex};
 use castd_backend_api::BackendError;
 use std::time::Duration;
+
+/// A lease, as the log entry at `index` granted it. An id may be granted again after it was revoked, and what was found out
+/// about the old lease must not hit the new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Grant {
+    pub lease: LeaseId,
+    pub index: LogIndex,
+}
 
 /// The request cannot be carried out; nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -7,8 +7,8 @@
 //! Part of the state machine: every member does the same to it at the same index, so there is no clock here. Rows hold the
 //! times only; which keys belong to a lease is written in the keys. Copies are cheap, for views.
 
-use super::{LeaseError, LeaseTableError};
-use crate::ids::LeaseId;
+use super::{Grant, LeaseError, LeaseTableError};
+use crate::ids::{LeaseId, LogIndex};
 use crate::mvcc::Leases;
 use bytes::Bytes;
 use castd_backend_api::{Backend, Table, WriteBatch};
@@ -26,6 +26,8 @@ pub struct Lease {
     pub ttl_secs: i64,
     /// What was left at the last checkpoint; 0 if there was none since it was last kept alive.
     pub remaining_ttl_secs: i64,
+    /// The log entry that granted it.
+    pub granted: LogIndex,
     pub keys: OrdSet<Bytes>,
 }
 
@@ -85,12 +87,18 @@ impl LeaseTable {
         self.leases.iter().map(|(id, lease)| (*id, lease))
     }
 
-    /// Answers the time to live, in seconds. The caller has made sure that it is not too short (see
+    /// Answers the time to live, in seconds. `granted` is the entry being applied. The caller has made sure that it is not too short (see
     /// [`super::ttl_secs_min`]) and has chosen an id.
     ///
     /// # Errors
     /// [`LeaseError::TtlTooLarge`], then [`LeaseError::Exists`]; [`LeaseError::NotFound`] for id 0, which is no lease.
-    pub fn grant(&mut self, id: LeaseId, ttl_secs: i64, batch: &mut WriteBatch) -> Result<i64, LeaseError> {
+    pub fn grant(
+        &mut self,
+        id: LeaseId,
+        ttl_secs: i64,
+        granted: LogIndex,
+        batch: &mut WriteBatch,
+    ) -> Result<i64, LeaseError> {
         if id == LeaseId(0) {
             return Err(LeaseError::NotFound);
         }
@@ -100,7 +108,7 @@ impl LeaseTable {
         if self.leases.contains_key(&id) {
             return Err(LeaseError::Exists);
         }
-        let lease = Lease { ttl_secs: ttl_secs.max(1), remaining_ttl_secs: 0, keys: OrdSet::new() };
+        let lease = Lease { ttl_secs: ttl_secs.max(1), remaining_ttl_secs: 0, granted, keys: OrdSet::new() };
         put_row(batch, id, &lease);
         let ttl_secs = lease.ttl_secs;
         self.leases.insert(id, lease);
@@ -120,12 +128,21 @@ impl LeaseTable {
         Ok(lease.keys.into_iter().collect())
     }
 
+    /// Whether there is the lease that this grant made.
+    pub fn is_valid(&self, grant: Grant) -> bool {
+        self.leases.get(&grant.lease).is_some_and(|lease| lease.granted == grant.index)
+    }
+
     /// Remembers how much time is left, or with 0 that all of it is. Answers whether there is such a lease.
-    pub fn checkpoint(&mut self, id: LeaseId, remaining_ttl_secs: i64, batch: &mut WriteBatch) -> bool {
-        let Some(lease) = self.leases.get_mut(&id) else { return false };
-        lease.remaining_ttl_secs = remaining_ttl_secs.clamp(0, lease.ttl_secs);
-        put_row(batch, id, lease);
-        true
+    pub fn checkpoint(&mut self, grant: Grant, remaining_ttl_secs: i64, batch: &mut WriteBatch) -> bool {
+        match self.leases.get_mut(&grant.lease) {
+            Some(lease) if lease.granted == grant.index => {
+                lease.remaining_ttl_secs = remaining_ttl_secs.clamp(0, lease.ttl_secs);
+                put_row(batch, grant.lease, lease);
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Every row, for a portable snapshot.
@@ -166,7 +183,12 @@ fn row_key(id: LeaseId) -> [u8; 8] {
 }
 
 fn put_row(batch: &mut WriteBatch, id: LeaseId, lease: &Lease) {
-    let row = LeaseRow { id: id.0, ttl_secs: lease.ttl_secs, remaining_ttl_secs: lease.remaining_ttl_secs };
+    let row = LeaseRow {
+        id: id.0,
+        ttl_secs: lease.ttl_secs,
+        remaining_ttl_secs: lease.remaining_ttl_secs,
+        granted_index: lease.granted.0,
+    };
     batch.put(Table::Lease, Bytes::copy_from_slice(&row_key(id)), row.encode_to_vec());
 }
 
@@ -176,7 +198,13 @@ fn decode(key: &[u8], value: &[u8]) -> Option<(LeaseId, Lease)> {
     let times_are_sane =
         (1..=TTL_SECS_MAX).contains(&row.ttl_secs) && (0..=row.ttl_secs).contains(&row.remaining_ttl_secs);
     (row.id == id.0 && times_are_sane).then(|| {
-        (id, Lease { ttl_secs: row.ttl_secs, remaining_ttl_secs: row.remaining_ttl_secs, keys: OrdSet::new() })
+        let lease = Lease {
+            ttl_secs: row.ttl_secs,
+            remaining_ttl_secs: row.remaining_ttl_secs,
+            granted: LogIndex(row.granted_index),
+            keys: OrdSet::new(),
+        };
+        (id, lease)
     })
 }
 
@@ -238,7 +266,8 @@ mod tests {
             let backend = Memory::new();
             let mut table = LeaseTable::default();
             let mut model = Model::default();
-            for op in ops {
+            for (index, op) in ops.into_iter().enumerate() {
+                let index = LogIndex(index as u64);
                 let mut batch = WriteBatch::new();
                 match op {
                     Op::Grant(id, ttl) => {
@@ -251,7 +280,7 @@ mod tests {
                                 Ok(ttl.max(1))
                             }
                         };
-                        prop_assert_eq!(table.grant(LeaseId(id), ttl, &mut batch), expected);
+                        prop_assert_eq!(table.grant(LeaseId(id), ttl, index, &mut batch), expected);
                     }
                     Op::Revoke(id) => {
                         let expected = match model.leases.remove(&id) {
@@ -267,7 +296,12 @@ mod tests {
                     }
                     Op::Checkpoint(id, remaining) => {
                         let known = model.leases.get_mut(&id).map(|(ttl, kept)| *kept = remaining.clamp(0, *ttl));
-                        prop_assert_eq!(table.checkpoint(LeaseId(id), remaining, &mut batch), known.is_some());
+                        let granted = table.get(LeaseId(id)).map_or(index, |lease| lease.granted);
+                        let grant = Grant { lease: LeaseId(id), index: granted };
+                        prop_assert_eq!(table.is_valid(grant), known.is_some());
+                        let other = Grant { index: LogIndex(u64::MAX), ..grant };
+                        prop_assert!(!table.checkpoint(other, remaining, &mut batch), "that was another one");
+                        prop_assert_eq!(table.checkpoint(grant, remaining, &mut batch), known.is_some());
                     }
                     Op::Put(number, id) if model.leases.contains_key(&id) => {
                         put(&mut table, number, LeaseId(id));
@@ -308,7 +342,7 @@ mod tests {
         let stray = [(LeaseId(9), Bytes::from("a"))];
         assert!(LeaseTable::open(&backend, stray).unwrap().is_empty());
         let mut batch = WriteBatch::new();
-        let row = LeaseRow { id: 8, ttl_secs: 5, remaining_ttl_secs: 0 };
+        let row = LeaseRow { id: 8, ttl_secs: 5, ..LeaseRow::default() };
         batch.put(Table::Lease, Bytes::copy_from_slice(&7_i64.to_be_bytes()), row.encode_to_vec());
         backend.write(&batch).unwrap();
         assert!(matches!(LeaseTable::open(&backend, []), Err(LeaseTableError::RowDamaged(_))));

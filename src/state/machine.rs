@@ -8,7 +8,7 @@
 
 use crate::cast::RequestError;
 use crate::ids::{LeaseId, LogIndex, Revision, Term};
-use crate::lease::{LeaseTable, LeaseTableError};
+use crate::lease::{Grant, LeaseTable, LeaseTableError};
 use crate::membership::members::Members;
 use crate::mvcc::{Changes, MvccError, Slice, Store, StoreError};
 use crate::state::rows::{self, AppliedPosition};
@@ -40,7 +40,7 @@ pub enum StateError {
 /// What became of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseChange {
-    Granted { lease: LeaseId, ttl_secs: i64 },
+    Granted { grant: Grant, ttl_secs: i64 },
     Revoked { lease: LeaseId },
     Checkpointed { lease: LeaseId, remaining_secs: i64 },
 }
@@ -146,6 +146,7 @@ impl Machine {
                     let request = RaftRequest::decode(entry.data.clone())
                         .map_err(|source| StateError::BadEntry { index: entry.index, source })?;
                     let mut step = Step {
+                        entry: AppliedPosition { index: LogIndex(entry.index), term: Term(entry.term) },
                         slice: &mut slice,
                         leases: &mut self.leases,
                         members: &mut self.members,
@@ -192,6 +193,7 @@ impl Machine {
 
 /// One entry in the middle of a slice.
 struct Step<'a, 's> {
+    entry: AppliedPosition,
     slice: &'a mut Slice<'s>,
     leases: &'a mut LeaseTable,
     members: &'a mut Arc<Members>,
@@ -211,16 +213,21 @@ impl Step<'_, '_> {
             Op::LeaseGrant(grant) => return Ok(self.grant(&grant)),
             Op::LeaseRevoke(revoke) => return self.revoke(LeaseId(revoke.id)),
             Op::LeaseExpire(expire) => {
-                for lease in expire.leases {
-                    // Revoked by a client in the meantime: nothing is left to do.
-                    let _ = self.revoke(LeaseId(lease))?;
+                let is_void = expire.term != self.entry.term.0;
+                for expired in expire.leases.iter().filter(|_| !is_void) {
+                    let grant = Grant { lease: LeaseId(expired.id), index: LogIndex(expired.granted_index) };
+                    // Else revoked by a client in the meantime: nothing is left to do.
+                    if self.leases.is_valid(grant) {
+                        let _ = self.revoke(grant.lease)?;
+                    }
                 }
                 Ok(Outcome::Done)
             }
             Op::LeaseCheckpoint(request) => {
-                for checkpoint in request.checkpoints {
-                    let (lease, remaining_secs) = (LeaseId(checkpoint.id), checkpoint.remaining_ttl);
-                    if self.leases.checkpoint(lease, remaining_secs, self.slice.batch()) {
+                for checkpoint in request.leases {
+                    let (lease, remaining_secs) = (LeaseId(checkpoint.id), checkpoint.remaining_ttl_secs);
+                    let grant = Grant { lease, index: LogIndex(checkpoint.granted_index) };
+                    if self.leases.checkpoint(grant, remaining_secs, self.slice.batch()) {
                         self.applied.leases.push(LeaseChange::Checkpointed { lease, remaining_secs });
                     }
                 }
@@ -261,8 +268,9 @@ impl Step<'_, '_> {
 
     fn grant(&mut self, grant: &pb::LeaseGrantRequest) -> Result<Outcome, RequestError> {
         let lease = LeaseId(grant.id);
-        let ttl_secs = self.leases.grant(lease, grant.ttl, self.slice.batch())?;
-        self.applied.leases.push(LeaseChange::Granted { lease, ttl_secs });
+        let index = self.entry.index;
+        let ttl_secs = self.leases.grant(lease, grant.ttl, index, self.slice.batch())?;
+        self.applied.leases.push(LeaseChange::Granted { grant: Grant { lease, index }, ttl_secs });
         let header = Some(self.header());
         Ok(Outcome::LeaseGrant(pb::LeaseGrantResponse { header, id: lease.0, ttl: ttl_secs, error: String::new() }))
     }

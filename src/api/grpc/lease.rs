@@ -102,7 +102,9 @@ impl Lease for Edge {
                 TimeLeft::Known { ttl_secs, remaining_secs } => {
                     answer.ttl = remaining_secs;
                     answer.granted_ttl = ttl_secs;
-                    if query.keys && let Some(lease) = view.leases.get(lease) {
+                    if query.keys
+                        && let Some(lease) = view.leases.get(lease)
+                    {
                         answer.keys = lease.keys.iter().cloned().collect();
                     }
                 }

@@ -200,8 +200,7 @@ impl WatchStream {
         let edge = &self.call.edge;
         let started = edge.clock.now();
         let header = edge.cast.header(0);
-        let ids =
-            HeaderIds { cluster_id: header.cluster_id, member_id: header.member_id, raft_term: header.raft_term };
+        let ids = HeaderIds { cluster_id: header.cluster_id, member_id: header.member_id, raft_term: header.raft_term };
         let mut view = None;
         let frames = reply.frames(ids, self.fragment_bytes, |event| {
             let view = view.get_or_insert_with(|| edge.cast.local_view(&self.call.admitted.permit));
@@ -215,10 +214,9 @@ impl WatchStream {
                 metrics.send_per_event.observe(took / delivery.events().len() as f64);
             }
             ReplyBody::Progress => metrics.send_progress.observe(took),
-            ReplyBody::Created
-            | ReplyBody::Refused(_)
-            | ReplyBody::Canceled { .. }
-            | ReplyBody::Compacted { .. } => metrics.send_control.observe(took),
+            ReplyBody::Created | ReplyBody::Refused(_) | ReplyBody::Canceled { .. } | ReplyBody::Compacted { .. } => {
+                metrics.send_control.observe(took)
+            }
         }
         match frames {
             Ok(frames) => self.frames.extend(frames),

@@ -30,15 +30,32 @@ fn operations() -> Vec<Case> {
         operation(Op::Compact(CompactionRequest { revision: 5, physical: false }), "6a 02 08 05"),
         operation(Op::LeaseGrant(LeaseGrantRequest { ttl: 60, id: 5 }), "72 04 08 3c 10 05"),
         operation(Op::LeaseRevoke(LeaseRevokeRequest { id: 5 }), "7a 02 08 05"),
-        operation(Op::LeaseCheckpoint(LeaseCheckpointRequest::default()), "82 01 00"),
-        operation(Op::LeaseExpire(LeaseExpire { leases: vec![5], term: 6 }), "8a 01 05 0a 01 05 10 06"),
+        operation(Op::LeaseCheckpoint(LeaseCheckpoints::default()), "82 01 00"),
+        operation(Op::LeaseExpire(LeaseExpire { leases: vec![], term: 6 }), "8a 01 02 10 06"),
         operation(Op::Alarm(AlarmRequest { action: 1, member_id: 5, alarm: 1 }), "92 01 06 08 01 10 05 18 01"),
         operation(
             Op::MemberAttributes(MemberAttributes { member_id: 5, ..MemberAttributes::default() }),
             "9a 01 02 08 05",
         ),
         operation(Op::ClusterVersion(ClusterVersion { version: "3".to_owned() }), "a2 01 03 0a 01 '3'"),
-        case("castdpb.LeaseExpire", LeaseExpire { leases: vec![1, 300], term: 6 }, "0a 03 01 ac 02 10 06"),
+        case(
+            "castdpb.GrantedLease",
+            GrantedLease { id: 5, granted_index: 300, remaining_ttl_secs: 30 },
+            "08 05 10 ac 02 18 1e",
+        ),
+        case(
+            "castdpb.LeaseExpire",
+            LeaseExpire {
+                leases: vec![GrantedLease { id: 1, ..GrantedLease::default() }, GrantedLease::default()],
+                term: 6,
+            },
+            "0a 02 08 01 0a 00 10 06",
+        ),
+        case(
+            "castdpb.LeaseCheckpoints",
+            LeaseCheckpoints { leases: vec![GrantedLease { id: 1, ..GrantedLease::default() }] },
+            "0a 02 08 01",
+        ),
         case(
             "castdpb.MemberAttributes",
             MemberAttributes { member_id: 5, name: "n".to_owned(), client_urls: vec!["c".to_owned(), "d".to_owned()] },
@@ -83,7 +100,11 @@ fn membership() -> Vec<Case> {
 
 fn rows_and_snapshots() -> Vec<Case> {
     vec![
-        case("castdpb.LeaseRow", LeaseRow { id: 5, ttl_secs: 60, remaining_ttl_secs: 30 }, "08 05 10 3c 18 1e"),
+        case(
+            "castdpb.LeaseRow",
+            LeaseRow { id: 5, ttl_secs: 60, remaining_ttl_secs: 30, granted_index: 9 },
+            "08 05 10 3c 18 1e 20 09",
+        ),
         case("castdpb.AlarmRow", AlarmRow { member_id: 5, alarm: AlarmType::Corrupt.into() }, "08 05 10 02"),
         case(
             "castdpb.ConfStateRow",
