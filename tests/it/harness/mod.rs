@@ -71,15 +71,20 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
     output.expect("the case ends in time")
 }
 
+/// What a test for `backend` runs on: Castd, or, once only, the oracle.
+pub fn subject(backend: Backend) -> Option<Setup> {
+    match oracle() {
+        None => Some(Setup::castd(backend)),
+        Some(program) => (backend == Backend::Memory).then(|| Setup::etcd(program)),
+    }
+}
+
 /// Runs `case` on `backend`, or, where there is an oracle, once on that.
 pub fn run<F: Future<Output = ()>>(backend: Backend, case: impl FnOnce(Setup) -> F) {
-    let setup = match oracle() {
-        None => Setup::castd(backend),
-        Some(_) if backend != Backend::Memory => return,
-        Some(program) => Setup::etcd(program),
-    };
-    let _place = Place::take();
-    block_on(case(setup));
+    if let Some(setup) = subject(backend) {
+        let _place = Place::take();
+        block_on(case(setup));
+    }
 }
 
 /// As [`run`], for what only Castd has.
