@@ -42,7 +42,8 @@ fn nothing_acknowledged_is_lost_in_a_hundred_kills() {
             scope.spawn(move || {
                 let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
                 let run = run(*backend, StdRng::seed_from_u64(seed + number));
-                let kills = runtime.expect("a runtime starts").block_on(tokio::time::timeout(TIME_MAX, run));
+                let runtime = runtime.expect("a runtime starts");
+                let kills = runtime.block_on(async { tokio::time::timeout(TIME_MAX, run).await });
                 kills.expect("it ends in time")
             })
         });
@@ -67,7 +68,8 @@ async fn run(backend: Backend, mut random: StdRng) -> usize {
     let mut kills = 0;
     while kills < KILLS {
         let load = Load::new(random.random_range(1..ACKNOWLEDGED_MAX));
-        let working: Vec<_> = writers.drain(..).map(|writer| tokio::spawn(writer.work(api.clone(), load.clone()))).collect();
+        let working: Vec<_> =
+            writers.drain(..).map(|writer| tokio::spawn(writer.work(api.clone(), load.clone()))).collect();
         let compacting = random.random_bool(0.3).then(|| judge.seen()).filter(|revision| *revision > 1);
         load.wait().await;
         // A compaction is under way or just over when the server dies.

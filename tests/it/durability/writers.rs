@@ -23,9 +23,14 @@ pub enum Change {
 #[derive(Debug)]
 pub enum Outcome {
     /// Answered: these changes, in that revision.
-    Acknowledged { revision: i64, changes: Vec<Change> },
+    Acknowledged {
+        revision: i64,
+        changes: Vec<Change>,
+    },
     /// Not answered: all of these changes in one revision, or none. Deletes of keys that were not there are missing.
-    Unknown { changes: Vec<Change> },
+    Unknown {
+        changes: Vec<Change>,
+    },
     LeaseGranted(i64),
     LeaseRevoked(i64),
     LeaseUnknown(i64),

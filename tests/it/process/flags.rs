@@ -82,15 +82,21 @@ fn settings_that_cannot_be_are_told_with_code_1() {
             &["--heartbeat-interval=300", "--election-timeout=1000"],
             "--election-timeout[1000ms] should be at least as 5 times as --heartbeat-interval[300ms]",
         ),
+        (&["--election-timeout=60000"], "--election-timeout[60000ms] is too long, and should be set less than 50000ms"),
         (
-            &["--election-timeout=60000"],
-            "--election-timeout[60000ms] is too long, and should be set less than 50000ms",
+            &["--listen-client-urls=ftp://127.0.0.1:1"],
+            "URL scheme must be http, https, unix, or unixs: ftp://127.0.0.1:1",
         ),
-        (&["--listen-client-urls=ftp://127.0.0.1:1"], "URL scheme must be http, https, unix, or unixs: ftp://127.0.0.1:1"),
-        (&["--listen-client-urls=http://127.0.0.1"], "URL address does not have the form \"host:port\": http://127.0.0.1"),
+        (
+            &["--listen-client-urls=http://127.0.0.1"],
+            "URL address does not have the form \"host:port\": http://127.0.0.1",
+        ),
         (&["--listen-client-urls=http://127.0.0.1:1/x"], "URL must not contain a path: http://127.0.0.1:1/x"),
         (&["--listen-client-urls=http://example.com:1"], "expected IP in URL for binding (http://example.com:1)"),
-        (&["--initial-cluster=other=http://127.0.0.1:1"], "couldn't find local name \"m1\" in the initial cluster configuration"),
+        (
+            &["--initial-cluster=other=http://127.0.0.1:1"],
+            "couldn't find local name \"m1\" in the initial cluster configuration",
+        ),
         (&["--auto-compaction-mode=zz"], "unknown auto-compaction-mode \"zz\""),
         (&["--distributed-tracing-sampling-rate=-1"], "tracing sampling rate must be positive"),
         (&["--log-format=zz"], "unknown log format: zz, supported values json, console"),
@@ -167,7 +173,8 @@ fn a_file_replaces_flags_and_environment() {
         let more = "storage: memory\nmax-txn-ops: 1\nno-such-key: [1, {a: b}]\nexperimental-thing: 7\nwal-dir:\n";
         let path = config_file(directory.path(), &setup, more);
         for by_environment in [false, true] {
-            let setup = setup.clone().bare().flag("--name=from-flags").flag("--max-txn-ops=50").env("ETCD_MAX_TXN_OPS", "9");
+            let setup =
+                setup.clone().bare().flag("--name=from-flags").flag("--max-txn-ops=50").env("ETCD_MAX_TXN_OPS", "9");
             let setup = match by_environment {
                 true => setup.env("ETCD_CONFIG_FILE", &path),
                 false => setup.flag(format!("--config-file={path}")),
@@ -189,7 +196,10 @@ fn a_file_replaces_flags_and_environment() {
 fn a_file_that_cannot_be_read_is_told_with_code_1() {
     for (more, text) in [
         ("name: 77", "cannot unmarshal number into Go struct field configYAML.name of type string"),
-        ("heartbeat-interval: abc", "cannot unmarshal string into Go struct field configYAML.heartbeat-interval of type uint"),
+        (
+            "heartbeat-interval: abc",
+            "cannot unmarshal string into Go struct field configYAML.heartbeat-interval of type uint",
+        ),
         ("corrupt-check-time: 10m", "cannot unmarshal string"),
         ("name: [unclosed", "error converting YAML to JSON: yaml: "),
         ("client-transport-security: 5", "invalid client-transport-security"),
