@@ -42,8 +42,7 @@ async fn the_version_is_told_over_both_http(setup: Setup) {
 
 async fn health_is_told_over_both_http(setup: Setup) {
     let server = setup.start();
-    let expected =
-        if server.setup.is_etcd() { r#"{"health":"true"}"# } else { r#"{"health":"true","reason":""}"# };
+    let expected = if server.setup.is_etcd() { r#"{"health":"true"}"# } else { r#"{"health":"true","reason":""}"# };
     for path in ["/health", "/health?serializable=true", "/health?exclude=NOSPACE&exclude=CORRUPT"] {
         for answer in over_both(&server.setup, path) {
             assert_eq!((answer.status, answer.body.trim_end()), (200, expected), "{path}");

@@ -105,11 +105,7 @@ async fn revoking_deletes_the_keys_in_one_revision(setup: Setup) {
     assert_eq!(told, ["DELETE k1 @6", "DELETE k2 @6", "DELETE k3 @6"]);
     assert!(response.events.iter().all(|event| event.prev_kv.as_ref().is_some_and(|kv| kv.lease == 1)));
     assert_eq!(api.revoke(2).await.expect("revoked").header.expect("a header").revision, 6, "there was nothing to do");
-    refused(
-        api.put_with(PutRequest { lease: 1, ..put("k", "v") }).await,
-        Code::NotFound,
-        text::LEASE_NOT_FOUND,
-    );
+    refused(api.put_with(PutRequest { lease: 1, ..put("k", "v") }).await, Code::NotFound, text::LEASE_NOT_FOUND);
 }
 
 async fn a_key_belongs_to_the_lease_it_was_put_with_last(setup: Setup) {

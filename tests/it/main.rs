@@ -18,10 +18,13 @@
 mod harness;
 
 mod differential;
+mod durability;
 mod etcdctl;
+mod fsync;
 mod http;
 mod kv;
 mod lease;
 mod members;
+mod process;
 mod restart;
 mod watch;

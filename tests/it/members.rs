@@ -39,13 +39,15 @@ async fn ids_are_computed_from_peer_urls_and_token_as_etcd_does(setup: Setup) {
         assert!(header.raft_term > 0);
         let [member] = list.members.as_slice() else { panic!("{list:?}") };
         assert_eq!((member.id, member.name.as_str(), member.is_learner), (member_id, "m1", false));
-        assert_eq!(member.peer_urls, [peer_url.clone()]);
-        assert_eq!(member.client_urls, [client_url.clone()]);
+        assert_eq!(member.peer_urls, [peer_url.as_str()]);
+        assert_eq!(member.client_urls, [client_url.as_str()]);
     }
     let mut client = server.client().await;
     let list = client.member_list().await.expect("listed");
     assert_eq!(list.members()[0].id(), member_id);
-    server.etcdctl(&["member", "list"]).prints(&format!("{member_id:x}, started, m1, {peer_url}, {client_url}, false\n"));
+    server
+        .etcdctl(&["member", "list"])
+        .prints(&format!("{member_id:x}, started, m1, {peer_url}, {client_url}, false\n"));
 }
 
 async fn the_status_of_a_member_alone_is_that_of_a_leader(setup: Setup) {

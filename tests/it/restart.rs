@@ -11,9 +11,9 @@ for_each_backend!(
     everything_is_as_it_was_after_a_stop_and_after_a_kill,
     compactions_outlive_restarts,
     a_restart_gives_short_leases_their_time_in_full,
-    a_member_that_never_served_starts_again,
 );
 for_each_backend!(castd:
+    a_member_that_never_served_starts_again,
     the_log_is_cut_and_what_was_in_it_is_not_missed,
     the_log_may_live_elsewhere,
 );

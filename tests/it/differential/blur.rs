@@ -55,10 +55,11 @@ fn after_each(text: &str, mark: &str, length: impl Fn(&str) -> usize) -> String 
 
 /// Blurs those columns of each row but the headers.
 fn columns(text: &str, separator: &str, unsharp: &[usize]) -> String {
-    let row = |row: &str| {
-        let cells = row.split(separator).enumerate();
+    let rows = text.lines().map(|row| {
         let header = row.starts_with("ENDPOINT");
-        cells.map(|(column, cell)| if unsharp.contains(&column) && !header { "…" } else { cell }).collect::<Vec<_>>()
-    };
-    text.lines().map(|line| row(line).join(separator)).collect::<Vec<_>>().join("\n")
+        let cells = row.split(separator).enumerate();
+        let cells = cells.map(|(column, cell)| if unsharp.contains(&column) && !header { "…" } else { cell });
+        cells.collect::<Vec<_>>().join(separator)
+    });
+    rows.collect::<Vec<_>>().join("\n")
 }

@@ -32,8 +32,6 @@ impl Delta {
 
 const VERSION: &str = "v3-api 3.12: Status reports the release whose API is spoken, 3.7.1";
 const KEYS_ONLY: &str = "v3-api 3.3(10): since 3.7 keys_only is answered from the index, with lease 0";
-const HASH_AT_COMPACTED: &str = "v3-api 3.12: since 3.6 HashKV answers at the compacted revision itself";
-const TOMBSTONE: &str = "v3-api 3.8: since 3.4.34 a tombstone exactly at the compacted revision is kept";
 
 const fn other(command: &'static str, etcd: &'static str, castd: &'static str, reference: &'static str) -> Delta {
     Delta { command, etcd, castd, succeeds: false, reference }

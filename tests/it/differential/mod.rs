@@ -44,6 +44,7 @@ async fn play(setup: Setup) -> Transcript {
 
 /// Runs one command. Ids that the server made up are replaced by the names the script gives them.
 fn answer(server: &Server, talk: &Talk, names: &mut BTreeMap<String, i64>) -> Answer {
+    println!("{}", talk.line);
     let words: Vec<String> = talk.words.iter().map(|word| script::fill_in(word, names)).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let mut answer = match talk.lines {
@@ -74,6 +75,9 @@ fn castd_answers_as_etcd_does_but_for_the_listed_deltas() {
     // While the script itself is being written.
     if std::env::var_os("CASTD_TEST_SERVER").is_some() {
         let again = block_on(play(Setup::etcd("etcd").ports(ports)));
+        for (line, answer) in &etcd.0 {
+            println!("=== {line}\n{}{}{}", answer.stdout, answer.stderr, answer.code);
+        }
         compare("etcd again", &etcd, &again, &[]);
         return;
     }

@@ -118,7 +118,7 @@ async fn txn_reads_its_blocks_and_prints_its_branch(setup: Setup) {
     }
     let answer = server.etcdctl_reading(&["txn", "-w", "json"], "\nput a 1\nget a\n\n\n").json();
     assert_eq!(answer["succeeded"], true);
-    assert_eq!(answer["responses"][0]["Response"]["ResponsePut"]["header"]["revision"], 9);
+    assert_eq!(answer["responses"][0]["Response"]["ResponsePut"]["header"]["revision"], 10);
     assert_eq!(answer["responses"][1]["Response"]["ResponseRange"]["kvs"][0]["value"], "MQ==");
     let twice = server.etcdctl_reading(&["txn"], "\nput a 1\nput a 2\n\n\n");
     twice.fails(1, &format!("Error: {}", text::DUPLICATE_KEY));

@@ -37,7 +37,8 @@ async fn watch_prints_previous_pairs_and_runs_commands(setup: Setup) {
     let watch = server.etcdctl_running(&["watch", "--rev=2", "k", "--", "sh", "-c", command]);
     // A whole response is printed before its commands run.
     watch.prints(&["PUT", "k", "one", "PUT", "k", "two", "DELETE", "k", ""]);
-    watch.prints(&[r#"2 "PUT" "k" "one""#, r#"3 "PUT" "k" "two""#, r#"4 "DELETE" "k" """#]);
+    // The revision they get is that of the response's header.
+    watch.prints(&[r#"4 "PUT" "k" "one""#, r#"4 "PUT" "k" "two""#, r#"4 "DELETE" "k" """#]);
 
     let json = server.etcdctl_running(&["watch", "--rev=2", "k", "-w", "json"]).line().expect("a line");
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");

@@ -3,9 +3,15 @@
 use super::server::Server;
 use castd_proto::etcdserverpb::{
     self, Compare, DeleteRangeRequest, PutRequest, PutResponse, RangeRequest, RequestOp, ResponseHeader, TxnRequest,
-    TxnResponse, WatchCreateRequest, WatchRequest, WatchResponse, cluster_client::ClusterClient,
-    compare::{CompareResult, CompareTarget, TargetUnion}, kv_client::KvClient, lease_client::LeaseClient,
-    maintenance_client::MaintenanceClient, request_op, watch_client::WatchClient, watch_request::RequestUnion,
+    TxnResponse, WatchCreateRequest, WatchRequest, WatchResponse,
+    cluster_client::ClusterClient,
+    compare::{CompareResult, CompareTarget, TargetUnion},
+    kv_client::KvClient,
+    lease_client::LeaseClient,
+    maintenance_client::MaintenanceClient,
+    request_op,
+    watch_client::WatchClient,
+    watch_request::RequestUnion,
 };
 use castd_proto::mvccpb::{Event, KeyValue, event::EventType};
 use std::fmt::Debug;
@@ -155,7 +161,8 @@ impl Api {
     /// With its keys, sorted.
     pub async fn time_to_live(&self, id: i64) -> etcdserverpb::LeaseTimeToLiveResponse {
         let request = etcdserverpb::LeaseTimeToLiveRequest { id, keys: true };
-        let mut answer = self.lease.clone().lease_time_to_live(request).await.expect("TimeToLive succeeds").into_inner();
+        let mut answer =
+            self.lease.clone().lease_time_to_live(request).await.expect("TimeToLive succeeds").into_inner();
         answer.keys.sort();
         answer
     }
@@ -186,7 +193,7 @@ pub struct WatchStream {
 /// etcd sends the head of a stream with the first message of it, so opening one is not waited for.
 enum Responses {
     Opening(JoinHandle<Result<tonic::Response<Streaming<WatchResponse>>, Status>>),
-    Open(Streaming<WatchResponse>),
+    Open(Box<Streaming<WatchResponse>>),
 }
 
 impl WatchStream {
@@ -222,7 +229,7 @@ impl WatchStream {
 
     async fn message(&mut self) -> Result<WatchResponse, Status> {
         if let Responses::Opening(opening) = &mut self.responses {
-            self.responses = Responses::Open(opening.await.expect("opening does not panic")?.into_inner());
+            self.responses = Responses::Open(Box::new(opening.await.expect("opening does not panic")?.into_inner()));
         }
         match &mut self.responses {
             Responses::Opening(_) => unreachable!("opened above"),

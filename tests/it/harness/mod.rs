@@ -20,6 +20,7 @@ pub use server::{Server, Setup};
 
 use std::ffi::OsString;
 use std::future::Future;
+use std::pin::Pin;
 use std::time::Duration;
 
 /// Longer than any case takes on a machine that has other things to do.
@@ -71,19 +72,26 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
     output.expect("the case ends in time")
 }
 
+/// What a test for `backend` runs on: Castd, or, once only, the oracle.
+pub fn subject(backend: Backend) -> Option<Setup> {
+    match oracle() {
+        None => Some(Setup::castd(backend)),
+        Some(program) => (backend == Backend::Memory).then(|| Setup::etcd(program)),
+    }
+}
+
 /// Runs `case` on `backend`, or, where there is an oracle, once on that.
-pub fn run<F: Future<Output = ()>>(backend: Backend, case: impl FnOnce(Setup) -> F) {
-    let setup = match oracle() {
-        None => Setup::castd(backend),
-        Some(_) if backend != Backend::Memory => return,
-        Some(program) => Setup::etcd(program),
-    };
-    let _place = Place::take();
-    block_on(case(setup));
+pub fn run<F: Future<Output = ()> + 'static>(backend: Backend, case: impl FnOnce(Setup) -> F) {
+    if let Some(setup) = subject(backend) {
+        let _place = Place::take();
+        // Boxed, so that the runtime is not compiled anew for each case.
+        let case: Pin<Box<dyn Future<Output = ()>>> = Box::pin(case(setup));
+        block_on(case);
+    }
 }
 
 /// As [`run`], for what only Castd has.
-pub fn run_castd<F: Future<Output = ()>>(backend: Backend, case: impl FnOnce(Setup) -> F) {
+pub fn run_castd<F: Future<Output = ()> + 'static>(backend: Backend, case: impl FnOnce(Setup) -> F) {
     if oracle().is_none() {
         run(backend, case);
     }
@@ -125,21 +133,5 @@ pub fn wait_until(what: &str, patience: Duration, mut condition: impl FnMut() ->
     while !condition() {
         assert!(started.elapsed() < patience, "waited {patience:?} in vain: {what}");
         std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// As [`wait_until`], where asking takes the network.
-pub async fn wait_for<T, F: Future<Output = Option<T>>>(
-    what: &str,
-    patience: Duration,
-    mut ask: impl FnMut() -> F,
-) -> T {
-    let started = std::time::Instant::now();
-    loop {
-        if let Some(found) = ask().await {
-            return found;
-        }
-        assert!(started.elapsed() < patience, "waited {patience:?} in vain: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -67,6 +67,12 @@ impl Setup {
         flags.into_iter().fold(self, Setup::flag)
     }
 
+    /// The backend is then to be chosen in another way.
+    pub fn without_storage_flag(mut self) -> Self {
+        self.flags.retain(|flag| !flag.starts_with("--storage="));
+        self
+    }
+
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.environment.push((name.to_owned(), value.as_ref().to_owned()));
         self

@@ -86,7 +86,9 @@ async fn the_hash_of_a_history_is_the_one_etcd_computes(setup: Setup) {
     refused(api.hash_kv(8).await, Code::OutOfRange, text::FUTURE);
 
     // At 4 one of two keys is below its revision, at 5 both are gone, at 6 one is back.
-    for (compacted, expected) in [(4, [2_671_492_319, 3_054_055_267]), (5, [294_517_486, 661_526_275]), (6, [661_526_275, 661_526_275])] {
+    for (compacted, expected) in
+        [(4, [2_671_492_319, 3_054_055_267]), (5, [294_517_486, 661_526_275]), (6, [661_526_275, 661_526_275])]
+    {
         api.compact(compacted, true).await.expect("compacted");
         refused(api.hash_kv(compacted - 1).await, Code::OutOfRange, text::COMPACTED);
         let mut found = Vec::new();

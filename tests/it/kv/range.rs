@@ -34,8 +34,7 @@ type History = BTreeMap<i64, State>;
 fn put_into(history: &mut History, revision: i64, key: &str, value: &str, lease: i64) {
     let mut state = history.last_key_value().map(|(_, state)| state.clone()).unwrap_or_default();
     let (created, version) = state.get(key.as_bytes()).map_or((revision, 0), |old| (old.created, old.version));
-    let pair =
-        Pair { key: key.into(), value: value.into(), created, modified: revision, version: version + 1, lease };
+    let pair = Pair { key: key.into(), value: value.into(), created, modified: revision, version: version + 1, lease };
     state.insert(pair.key.clone(), pair);
     history.insert(revision, state);
 }
@@ -277,7 +276,8 @@ async fn keys_may_be_any_bytes(setup: Setup) {
         let one = client.get(key, None).await.expect("one");
         assert_eq!((one.count(), one.kvs()[0].value()), (1, [key, b"'s value"].concat().as_slice()));
     }
-    let last = client.get(b"\xff".as_slice(), Some(GetOptions::new().with_prefix())).await.expect("a prefix of all ones");
+    let last =
+        client.get(b"\xff".as_slice(), Some(GetOptions::new().with_prefix())).await.expect("a prefix of all ones");
     assert_eq!(last.count(), 2);
     let empty = client.put("empty", "", None).await.expect("an empty value").header().expect("a header").revision();
     let read = client.get("empty", None).await.expect("read");

@@ -83,21 +83,13 @@ async fn a_stream_refuses_orders_and_revision_filters(setup: Setup) {
     fill(&api, 3, 10).await;
     for (sort_order, sort_target) in [(2, 0), (1, 1), (0, 4), (2, 3)] {
         let request = RangeRequest { sort_order, sort_target, ..range("k", "l") };
-        refused(
-            stream(&api, request).await,
-            Code::Unimplemented,
-            "RangeStream does not support custom sort orders",
-        );
+        refused(stream(&api, request).await, Code::Unimplemented, "RangeStream does not support custom sort orders");
     }
     for request in [
         RangeRequest { min_mod_revision: 1, ..range("k", "l") },
         RangeRequest { max_create_revision: 9, ..range("k", "l") },
     ] {
-        refused(
-            stream(&api, request).await,
-            Code::Unimplemented,
-            "RangeStream does not support revision filters",
-        );
+        refused(stream(&api, request).await, Code::Unimplemented, "RangeStream does not support revision filters");
     }
     refused(stream(&api, range("", "")).await, Code::InvalidArgument, text::EMPTY_KEY);
     refused(stream(&api, RangeRequest { revision: 99, ..range("k", "l") }).await, Code::OutOfRange, text::FUTURE);

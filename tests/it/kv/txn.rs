@@ -72,7 +72,8 @@ async fn a_txn_runs_one_branch_in_order_in_one_revision(setup: Setup) {
         assert_eq!(api.get(key).await.expect("there").mod_revision, 5);
     }
 
-    let answer = api.txn(vec![exists("a")], vec![put_op("success", "1")], vec![put_op("failure", "1"), range_op("c", "")]);
+    let answer =
+        api.txn(vec![exists("a")], vec![put_op("success", "1")], vec![put_op("failure", "1"), range_op("c", "")]);
     let answer = answer.await.expect("runs");
     assert!(!answer.succeeded);
     assert_eq!(told(&answer.responses), ["put", "c=0"]);
@@ -122,8 +123,13 @@ async fn headers_inside_a_txn_say_only_the_revision(setup: Setup) {
     let server = setup.start();
     let api = server.api();
     api.put("a", "1").await;
-    let success =
-        vec![range_op("a", ""), put_op("b", "1"), range_op("b", ""), delete_op("a", ""), txn_op(vec![], vec![], vec![])];
+    let success = vec![
+        range_op("a", ""),
+        put_op("b", "1"),
+        range_op("b", ""),
+        delete_op("a", ""),
+        txn_op(vec![], vec![], vec![]),
+    ];
     let answer = api.txn(vec![], success, vec![]).await.expect("runs");
     let outer = answer.header.expect("a header");
     assert!(outer.cluster_id != 0 && outer.member_id != 0 && outer.raft_term != 0);
@@ -153,7 +159,10 @@ async fn nested_txns_compare_with_what_was_before_the_whole(setup: Setup) {
         delete_op("there", ""),
         txn_op(
             vec![exists("there")],
-            vec![range_op("there", ""), txn_op(vec![exists("new")], vec![put_op("wrong too", "1")], vec![put_op("deep", "1")])],
+            vec![
+                range_op("there", ""),
+                txn_op(vec![exists("new")], vec![put_op("wrong too", "1")], vec![put_op("deep", "1")]),
+            ],
             vec![],
         ),
     ];

@@ -235,11 +235,12 @@ async fn a_watch_below_the_compacted_revision_is_cancelled(setup: Setup) {
     assert_eq!(served.watch_id, 2);
 
     if !server.setup.is_etcd() {
-        stream.send(castd_proto::etcdserverpb::watch_request::RequestUnion::CreateRequest(WatchCreateRequest {
-            start_revision: -1,
-            ..watch("k", "")
-        }))
-        .await;
+        stream
+            .send(castd_proto::etcdserverpb::watch_request::RequestUnion::CreateRequest(WatchCreateRequest {
+                start_revision: -1,
+                ..watch("k", "")
+            }))
+            .await;
         let refusal = stream.next().await;
         assert!(refusal.created && refusal.canceled, "{refusal:?}");
         assert_eq!((refusal.watch_id, refusal.compact_revision), (-1, 0));
@@ -276,8 +277,11 @@ async fn large_responses_are_fragmented_when_asked_for(setup: Setup) {
         }
     }
     assert!(pieces.len() > 2, "{} pieces", pieces.len());
-    let revisions: Vec<_> =
-        pieces.iter().flat_map(|piece| &piece.events).map(|event| event.kv.as_ref().expect("a pair").mod_revision).collect();
+    let revisions: Vec<_> = pieces
+        .iter()
+        .flat_map(|piece| &piece.events)
+        .map(|event| event.kv.as_ref().expect("a pair").mod_revision)
+        .collect();
     assert_eq!(revisions, (2..10).collect::<Vec<_>>());
 }
 

@@ -37,8 +37,7 @@ async fn a_thousand_watchers_on_one_stream_each_get_their_events_once(setup: Set
     assert_eq!(told.len(), 1_000);
     for (watcher, events) in told {
         let key = watcher / 10;
-        let expected: Vec<_> =
-            (0..3).map(|round| format!("PUT k{key}={round} @{}", 2 + round * 100 + key)).collect();
+        let expected: Vec<_> = (0..3).map(|round| format!("PUT k{key}={round} @{}", 2 + round * 100 + key)).collect();
         assert_eq!(events, expected, "watcher {watcher}");
     }
 }

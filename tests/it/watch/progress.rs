@@ -4,10 +4,7 @@ use crate::harness::grpc::{put, shown, watch};
 use crate::harness::{Setup, for_each_backend};
 use castd_proto::etcdserverpb::WatchCreateRequest;
 
-for_each_backend!(
-    progress_asked_for_is_told_for_the_whole_stream,
-    progress_is_told_now_and_then_to_those_who_want_it,
-);
+for_each_backend!(progress_asked_for_is_told_for_the_whole_stream, progress_is_told_now_and_then_to_those_who_want_it,);
 for_each_backend!(castd: progress_never_runs_ahead_of_events, progress_is_not_told_while_a_watcher_waits_for_the_future);
 
 async fn progress_asked_for_is_told_for_the_whole_stream(setup: Setup) {

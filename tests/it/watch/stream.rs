@@ -42,10 +42,7 @@ async fn a_watcher_that_cannot_be_is_refused_in_its_created_answer(setup: Setup)
     for (request, reason) in [
         (watch("b", "a"), "mvcc: watcher range is empty"),
         (watch("b", "b"), "mvcc: watcher range is empty"),
-        (
-            WatchCreateRequest { watch_id: 3, ..watch("k", "") },
-            "mvcc: duplicate watch ID provided on the WatchStream",
-        ),
+        (WatchCreateRequest { watch_id: 3, ..watch("k", "") }, "mvcc: duplicate watch ID provided on the WatchStream"),
     ] {
         let refusal = stream.create(request).await;
         assert!(refusal.canceled, "{refusal:?}");
