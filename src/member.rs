@@ -84,10 +84,8 @@ impl Member {
         let Boot { cores, identity, data_dir, backend } = boot::boot(config, clock, log)?;
         metrics.identify(identity.member, ETCD_VERSION);
         metrics.server.quota_backend_bytes.set(quota_bytes(config));
-        let limits = Limits {
-            request_bytes_max: config.max_request_bytes as usize,
-            txn_ops_max: config.max_txn_ops as usize,
-        };
+        let limits =
+            Limits { request_bytes_max: config.max_request_bytes as usize, txn_ops_max: config.max_txn_ops as usize };
         let around = Surroundings {
             clock,
             metrics: metrics.clone(),
@@ -130,12 +128,20 @@ impl Member {
             let access = Access { origins: config.cors.clone(), hosts: config.host_whitelist.clone() };
             let read_timeout = config.request_timeout();
             let client_app = client_app(ClientHttp { backend: http.clone(), access, read_timeout, log: log.clone() });
-            let client_port =
-                EdgeServer::start(listen_settings("client", config, client_sockets), edge.routes(), client_app, log.clone());
+            let client_port = EdgeServer::start(
+                listen_settings("client", config, client_sockets),
+                edge.routes(),
+                client_app,
+                log.clone(),
+            );
             let client_port = client_port.await?;
             let peer_app = peer_app(PeerHttp { backend: http });
-            let peer_port =
-                EdgeServer::start(listen_settings("peer", config, peer_sockets), Routes::default(), peer_app, log.clone());
+            let peer_port = EdgeServer::start(
+                listen_settings("peer", config, peer_sockets),
+                Routes::default(),
+                peer_app,
+                log.clone(),
+            );
             Ok::<_, StartError>((client_port, peer_port.await?))
         })?;
         for address in client_port.local_addrs() {
@@ -143,7 +149,17 @@ impl Member {
             warn!(log, "serving client traffic insecurely; this is strongly discouraged!";
                 "traffic" => "grpc+http", "address" => %address);
         }
-        Ok(Member { runtime, client_port, peer_port, running, stopping, tracing, backend, log: log.clone(), _data_dir: data_dir })
+        Ok(Member {
+            runtime,
+            client_port,
+            peer_port,
+            running,
+            stopping,
+            tracing,
+            backend,
+            log: log.clone(),
+            _data_dir: data_dir,
+        })
     }
 
     /// Where clients connect.

@@ -61,11 +61,8 @@ pub fn begin(log: &mut dyn LogStore, members: &[Member]) -> Result<(), LogError>
 }
 
 fn joining(index: u64, member: &Member) -> Entry {
-    let change = MembershipChange {
-        request_id: 0,
-        kind: membership_change::Kind::Add.into(),
-        member: Some(member.clone()),
-    };
+    let change =
+        MembershipChange { request_id: 0, kind: membership_change::Kind::Add.into(), member: Some(member.clone()) };
     let change = ConfChange {
         change_type: ConfChangeType::AddNode.into(),
         node_id: member.id,
@@ -93,8 +90,7 @@ pub fn recover(log: &mut dyn LogStore, backend: Arc<dyn Backend>) -> Result<Reco
     if applied < truncated {
         return Err(RecoveryError::BackendBehind { applied, truncated });
     }
-    let conf_state =
-        if applied.0 == 0 { recovered.conf_state.clone() } else { machine.view().conf_state.clone() };
+    let conf_state = if applied.0 == 0 { recovered.conf_state.clone() } else { machine.view().conf_state.clone() };
     let mut window = Window::new(recovered, conf_state);
     // Commit-only hard states are not synced, so the backend may know of more commits than the log does.
     window.raise_commit(applied.0);

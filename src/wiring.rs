@@ -7,6 +7,7 @@
 //! Every mailbox is made first and every actor after that, so that each gets the addresses it needs in its constructor.
 //! Placement, clock and stores are arguments: the same actors run spread over threads or all on one.
 
+use crate::actors::MAILBOX_CAPACITY;
 use crate::actors::applier::{self, Applier, CompactionPace};
 use crate::actors::lease_keeper::LeaseKeeper;
 use crate::actors::log_writer::LogWriter;
@@ -15,7 +16,6 @@ use crate::actors::raft_node::{self, RaftNode};
 use crate::actors::snapshotter::{self, Snapshotter};
 use crate::actors::ticker::{Listener, Ticker};
 use crate::actors::watch_hub::WatchHub;
-use crate::actors::MAILBOX_CAPACITY;
 use crate::cast::{Addresses, Cast, Identity, Limits, Published};
 use crate::lease::LeaseKeeper as LeaseCore;
 use crate::raft::log::LogStore;
@@ -216,14 +216,7 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
     );
     raft_node.run(
         &arbiters.raft_node,
-        RaftNode::new(
-            cores.node,
-            raft_links,
-            clock,
-            status.clone(),
-            metrics,
-            log.new(o!("actor" => "RaftNode")),
-        ),
+        RaftNode::new(cores.node, raft_links, clock, status.clone(), metrics, log.new(o!("actor" => "RaftNode"))),
     );
 
     let cast = Cast::new(addresses, view, status, identity, limits);

@@ -77,7 +77,8 @@ async fn main() -> Result<(), Error> {
         for kind in [Kind::Castd, Kind::Etcd] {
             let program = if kind == Kind::Castd { &arguments.castd } else { &arguments.etcd };
             for group in cases::GROUPS {
-                let wanted = |case: &&Case| arguments.only.is_empty() || arguments.only.iter().any(|only| only == case.name);
+                let wanted =
+                    |case: &&Case| arguments.only.is_empty() || arguments.only.iter().any(|only| only == case.name);
                 let chosen: Vec<&Case> = group.iter().filter(wanted).collect();
                 if chosen.is_empty() {
                     continue;

@@ -60,7 +60,8 @@ impl HttpBackend for MemberHttp {
                     Consistency::Serializable => cast.local_view(&permit),
                     Consistency::Linearizable => cast.linearizable_view(&permit, SpanContext::default()).await?,
                 };
-                let one = RangeRequest { key: b"\0".as_slice().into(), keys_only: true, limit: 1, ..Default::default() };
+                let one =
+                    RangeRequest { key: b"\0".as_slice().into(), keys_only: true, limit: 1, ..Default::default() };
                 view.mvcc.range(&one)?;
                 Ok::<(), RequestError>(())
             };

@@ -180,10 +180,16 @@ mod tests {
         assert_eq!(checked(vec![nested(vec![put_of("a")], vec![put_of("a")])]), Ok(()));
         assert_eq!(checked(vec![nested(vec![put_of("a")], vec![]), put_of("a")]), Err(DuplicateKey));
         assert_eq!(checked(vec![put_of("a"), nested(vec![], vec![put_of("a")])]), Err(DuplicateKey));
-        assert_eq!(checked(vec![nested(vec![put_of("a")], vec![]), nested(vec![], vec![put_of("a")])]), Err(DuplicateKey));
+        assert_eq!(
+            checked(vec![nested(vec![put_of("a")], vec![]), nested(vec![], vec![put_of("a")])]),
+            Err(DuplicateKey)
+        );
         assert_eq!(checked(vec![nested(vec![delete_of("a", "z")], vec![]), put_of("b")]), Err(DuplicateKey));
         assert_eq!(checked(vec![nested(vec![put_of("b")], vec![]), delete_of("a", "z")]), Err(DuplicateKey));
-        assert_eq!(checked(vec![nested(vec![delete_of("a", "z")], vec![]), nested(vec![put_of("b")], vec![])]), Err(DuplicateKey));
+        assert_eq!(
+            checked(vec![nested(vec![delete_of("a", "z")], vec![]), nested(vec![put_of("b")], vec![])]),
+            Err(DuplicateKey)
+        );
         let later = vec![nested(vec![put_of("b")], vec![]), nested(vec![delete_of("a", "z")], vec![])];
         assert_eq!(checked(later), Ok(()), "a later sibling's deletion is not seen");
         let deep = vec![nested(vec![nested(vec![nested(vec![put_of("a")], vec![])], vec![])], vec![]), put_of("a")];
@@ -199,7 +205,8 @@ mod tests {
         assert_eq!(checked(vec![nested(vec![], many(128))]), Err(RequestError::TooManyOps));
         let siblings = vec![nested(many(126), vec![]), nested(many(126), vec![])];
         assert_eq!(checked(siblings), Ok(()), "siblings do not share");
-        let mut compares = TxnRequest { compare: vec![Compare { key: "a".into(), ..Default::default() }; 3], ..Default::default() };
+        let mut compares =
+            TxnRequest { compare: vec![Compare { key: "a".into(), ..Default::default() }; 3], ..Default::default() };
         assert_eq!(check::txn(&compares, 3), Ok(()));
         assert_eq!(check::txn(&compares, 2), Err(RequestError::TooManyOps));
         compares.compare[1].key.clear();

@@ -208,12 +208,7 @@ impl<R: Rows> Reader<'_, R> {
         let by_key = target == SortTarget::Key;
         let cut_early = by_key || order == SortOrder::None && !has_revision_filter(request);
         let picks_max = limit.filter(|_| cut_early).map_or(usize::MAX, |limit| limit.saturating_add(1));
-        let walk = Walk {
-            from,
-            to,
-            descending: by_key && order == SortOrder::Descend,
-            live_only: at == self.current,
-        };
+        let walk = Walk { from, to, descending: by_key && order == SortOrder::Descend, live_only: at == self.current };
         let (mut picks, count) = self.pick(walk, at, picks_max, from_index_alone, |version| passes(request, version));
         let more = limit.is_some_and(|limit| picks.len() > limit);
         let kept = limit.map_or(picks.len(), |limit| limit.min(picks.len()));

@@ -116,7 +116,8 @@ mod tests {
 
     #[test]
     fn a_row_cut_short_is_refused() {
-        let row = KeyValue { key: "key".into(), version: 300, value: "value".into(), ..Default::default() }.encode_to_vec();
+        let row =
+            KeyValue { key: "key".into(), version: 300, value: "value".into(), ..Default::default() }.encode_to_vec();
         assert!(fields(&row[..row.len() - 1]).is_none());
         assert!(fields(&[0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01]).is_none());
     }

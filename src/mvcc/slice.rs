@@ -11,8 +11,8 @@ use bytes::Bytes;
 use castd_backend_api::{Backend, Op, Table, WriteBatch};
 use castd_proto::{
     etcdserverpb::{
-        CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, ResponseHeader, TxnRequest,
-        TxnResponse,
+        CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, ResponseHeader,
+        TxnRequest, TxnResponse,
     },
     mvccpb::KeyValue,
 };

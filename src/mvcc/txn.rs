@@ -9,8 +9,8 @@
 use std::{cmp::Ordering, collections::BTreeSet, ops::ControlFlow};
 
 use castd_proto::etcdserverpb::{
-    Compare, PutRequest, RangeRequest, RangeResponse, RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
-    PutResponse,
+    Compare, PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp, ResponseHeader, ResponseOp, TxnRequest,
+    TxnResponse,
     compare::{CompareResult, CompareTarget, TargetUnion},
     request_op::Request,
     response_op::Response,
@@ -72,9 +72,9 @@ fn holds<R: Rows>(reader: &Reader<'_, R>, compare: &Compare) -> Result<bool, Sto
         }
         Span::Many(from, to) => {
             let walk = Walk { from, to, descending: false, live_only: true };
-            reader.tree.walk(walk, &mut |entry| {
-                entry.live_at(reader.current).map_or(ControlFlow::Continue(()), &mut visit)
-            });
+            reader
+                .tree
+                .walk(walk, &mut |entry| entry.live_at(reader.current).map_or(ControlFlow::Continue(()), &mut visit));
         }
     }
     if found {
@@ -111,9 +111,10 @@ fn number(compare: &Compare, version: Version, lease: i64) -> Ordering {
         Ok(CompareTarget::Version) => {
             (version.version, given.and_then(|it| if let TargetUnion::Version(it) = it { Some(*it) } else { None }))
         }
-        Ok(CompareTarget::Create) => {
-            (version.create, given.and_then(|it| if let TargetUnion::CreateRevision(it) = it { Some(*it) } else { None }))
-        }
+        Ok(CompareTarget::Create) => (
+            version.create,
+            given.and_then(|it| if let TargetUnion::CreateRevision(it) = it { Some(*it) } else { None }),
+        ),
         Ok(CompareTarget::Mod) => {
             (version.main, given.and_then(|it| if let TargetUnion::ModRevision(it) = it { Some(*it) } else { None }))
         }

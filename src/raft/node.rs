@@ -467,9 +467,8 @@ impl Node {
             let mut slice = Vec::with_capacity(self.committed.len().min(SLICE_ENTRIES_MAX));
             let mut bytes = 0;
             while slice.len() < SLICE_ENTRIES_MAX
-                && let Some(entry) = self.committed.pop_front_if(|entry| {
-                    bytes == 0 || bytes + entry.data.len() <= SLICE_BYTES_MAX
-                })
+                && let Some(entry) =
+                    self.committed.pop_front_if(|entry| bytes == 0 || bytes + entry.data.len() <= SLICE_BYTES_MAX)
             {
                 bytes += entry.data.len();
                 let request = self.request_of(&entry, effects);

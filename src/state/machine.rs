@@ -14,9 +14,7 @@ use crate::mvcc::{Changes, MvccError, Slice, Store, StoreError};
 use crate::state::rows::{self, AppliedPosition};
 use crate::state::{Outcome, View};
 use castd_backend_api::{Backend, BackendError, Table};
-use castd_proto::castdpb::{
-    ConfChange, ConfChangeV2, MembershipChange, RaftRequest, raft_request::Op,
-};
+use castd_proto::castdpb::{ConfChange, ConfChangeV2, MembershipChange, RaftRequest, raft_request::Op};
 use castd_proto::etcdserverpb as pb;
 use prost::Message as _;
 use raft::eraftpb::{self, ConfState, Entry, EntryType};

@@ -50,6 +50,7 @@ impl Summary {
 enum Mail {
     LogPersisted(u64),
     Applied(LogIndex),
+    LogCut(LogPosition),
 }
 
 /// What lives in memory and dies with a crash.
@@ -306,6 +307,7 @@ impl World {
         match self.running().to_node.pop_front() {
             Some(Mail::LogPersisted(number)) => self.running().node.log_persisted(number, &mut effects),
             Some(Mail::Applied(index)) => self.running().node.applied(index),
+            Some(Mail::LogCut(position)) => self.running().node.log_cut(position),
             None => {}
         }
         self.carry_out(effects);
@@ -337,7 +339,7 @@ impl World {
         // Only positions that a view was seen at have a known term.
         if durable == view.applied && durable.0 > 0 {
             let position = LogPosition { index: view.applied, term: view.term };
-            self.running().node.log_cut(position);
+            self.running().to_node.push_back(Mail::LogCut(position));
             self.disk().truncate(position, &view.conf_state).expect("a working disk");
             self.summary.log_cuts += 1;
             self.note(format!("cut the log at {durable}"));

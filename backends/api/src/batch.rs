@@ -1,3 +1,5 @@
+//! A set of changes for a backend.
+
 use crate::Table;
 use bytes::Bytes;
 

@@ -1,3 +1,5 @@
+//! What a backend may answer instead of data.
+
 use std::path::PathBuf;
 
 /// A read or write failed. The state on disk is unknown from here on: the owner ends the process, the log brings it back.

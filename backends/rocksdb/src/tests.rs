@@ -1,3 +1,5 @@
+//! What is particular to this engine; the rest is in the contract.
+
 use super::*;
 use castd_backend_api::contract::{Engine, Promises};
 use std::sync::Arc;

@@ -35,5 +35,4 @@ impl Election for Edge {
     async fn resign(&self, request: Request<pb::ResignRequest>) -> Result<Response<pb::ResignResponse>, Status> {
         self.unary(Rpc::ElectionResign, request, |_, _| async { Err(RequestError::NotYet(NOT_YET)) }).await
     }
-
 }

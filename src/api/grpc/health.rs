@@ -18,7 +18,11 @@ impl Health for Edge {
         request: Request<pb::HealthCheckRequest>,
     ) -> Result<Response<pb::HealthCheckResponse>, Status> {
         self.unary(Rpc::HealthCheck, request, |_, check| async move {
-            if check.service.is_empty() { Ok(answer(ServingStatus::Serving)) } else { Err(RequestError::UnknownHealthService) }
+            if check.service.is_empty() {
+                Ok(answer(ServingStatus::Serving))
+            } else {
+                Err(RequestError::UnknownHealthService)
+            }
         })
         .await
     }

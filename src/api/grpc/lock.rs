@@ -20,5 +20,4 @@ impl Lock for Edge {
     async fn unlock(&self, request: Request<pb::UnlockRequest>) -> Result<Response<pb::UnlockResponse>, Status> {
         self.unary(Rpc::LockUnlock, request, |_, _| async { Err(RequestError::NotYet(NOT_YET)) }).await
     }
-
 }

@@ -88,7 +88,8 @@ impl Maintenance for Edge {
     }
 
     async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
-        self.unary(Rpc::MaintenanceSnapshot, request, |_, _| async { Err(RequestError::NotYet(NOT_YET_SNAPSHOT)) }).await
+        self.unary(Rpc::MaintenanceSnapshot, request, |_, _| async { Err(RequestError::NotYet(NOT_YET_SNAPSHOT)) })
+            .await
     }
 
     async fn move_leader(

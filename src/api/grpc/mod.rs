@@ -18,8 +18,8 @@ mod maintenance;
 mod range_stream;
 mod watch;
 
-use crate::api::permit::{Caller, Permit, authorize};
 use crate::api::listen::Routes;
+use crate::api::permit::{Caller, Permit, authorize};
 use crate::cast::{Cast, RequestError};
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;

@@ -54,12 +54,8 @@ impl Loader {
 
     fn flush(&mut self) {
         let key = |row: &Row| &self.keys[row.start as usize..row.end as usize];
-        let mut order: Vec<(u64, u32)> = self
-            .rows
-            .iter()
-            .enumerate()
-            .map(|(number, row)| (head(&key(row)[self.common..]), number as u32))
-            .collect();
+        let mut order: Vec<(u64, u32)> =
+            self.rows.iter().enumerate().map(|(number, row)| (head(&key(row)[self.common..]), number as u32)).collect();
         // Stable: versions of one key stay in the order of their revisions.
         order.sort_by(|left, right| {
             left.0.cmp(&right.0).then_with(|| key(&self.rows[left.1 as usize]).cmp(key(&self.rows[right.1 as usize])))
@@ -139,7 +135,8 @@ impl Builder {
             let mut bounds = self.bounds.into_iter();
             let mut children = self.level.into_iter().peekable();
             while children.peek().is_some() {
-                let mut inner = Inner { bounds: Keys::default(), children: children.by_ref().take(CHILDREN_MAX).collect() };
+                let mut inner =
+                    Inner { bounds: Keys::default(), children: children.by_ref().take(CHILDREN_MAX).collect() };
                 bounds.by_ref().take(inner.children.len() - 1).for_each(|bound| inner.bounds.push(&bound));
                 level_bounds.extend(bounds.next());
                 level.push(Child::inner(inner));
@@ -163,7 +160,8 @@ mod tests {
                 let main = 2 + number as i64;
                 let spread = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % (count / 2 + 1);
                 let key = format!("/registry/pods/{spread:06}").into_bytes();
-                let change = if number % 7 == 3 { Change::Delete { main, sub: 0 } } else { Change::Put { main, sub: 0 } };
+                let change =
+                    if number % 7 == 3 { Change::Delete { main, sub: 0 } } else { Change::Put { main, sub: 0 } };
                 (key, change)
             })
             .collect()
@@ -191,7 +189,10 @@ mod tests {
             let dump = |tree: &Tree| {
                 let mut found = Vec::new();
                 tree.walk(Walk { from: b"", to: None, descending: false, live_only: false }, &mut |entry| {
-                    found.push((entry.key().to_vec(), (0..count as i64 + 2).map(|main| entry.at(main)).collect::<Vec<_>>()));
+                    found.push((
+                        entry.key().to_vec(),
+                        (0..count as i64 + 2).map(|main| entry.at(main)).collect::<Vec<_>>(),
+                    ));
                     ControlFlow::Continue(())
                 });
                 found

@@ -186,10 +186,12 @@ impl Leaf {
     pub(super) fn append(&mut self, right: &Self) {
         let base = self.histories.len() as u32;
         self.keys.append(&right.keys);
-        self.slots.extend(right.slots.iter().map(|slot| Slot {
-            history: if slot.history == 0 { 0 } else { slot.history + base },
-            ..*slot
-        }));
+        self.slots.extend(
+            right
+                .slots
+                .iter()
+                .map(|slot| Slot { history: if slot.history == 0 { 0 } else { slot.history + base }, ..*slot }),
+        );
         self.histories.extend_from_slice(&right.histories);
         self.live += right.live;
         self.stale += right.stale;
@@ -217,8 +219,7 @@ impl Leaf {
 
     /// Whether [`Leaf::compact`] could have something to do. Cheap, may say yes for nothing.
     pub(super) fn may_compact(&self, main: i64) -> bool {
-        self.stale > 0
-            && self.slots.iter().any(|slot| slot.history != 0 || slot.version == 0 && slot.main < main)
+        self.stale > 0 && self.slots.iter().any(|slot| slot.history != 0 || slot.version == 0 && slot.main < main)
     }
 
     /// Forgets what nobody can read once `main` is compacted, and names the rows. Of each key the newest version not above

@@ -40,9 +40,15 @@ pub(crate) struct Walk<'a> {
 /// One change, to be given to [`Tree::apply`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Change {
-    Put { main: i64, sub: u32 },
+    Put {
+        main: i64,
+        sub: u32,
+    },
     /// Of a key that is there.
-    Delete { main: i64, sub: u32 },
+    Delete {
+        main: i64,
+        sub: u32,
+    },
     /// A version as it was found in a row.
     Known(Version),
 }
@@ -224,7 +230,11 @@ fn walk_node<'t>(
                 let to = to.filter(|_| position == last);
                 walk_node(&child.node, from, to, walk, visit)
             };
-            if walk.descending { (first..=last).rev().try_for_each(&mut step) } else { (first..=last).try_for_each(&mut step) }
+            if walk.descending {
+                (first..=last).rev().try_for_each(&mut step)
+            } else {
+                (first..=last).try_for_each(&mut step)
+            }
         }
     }
 }
@@ -385,11 +395,8 @@ mod tests {
             assert_eq!(found, model.get(&key(number)).copied());
         }
         for (from, to) in [(0, 7), (7, 0), (11, 12), (500, 9000)].map(|(a, b)| (key(a), key(b))) {
-            let expected: Vec<Vec<u8>> = if from < to {
-                model.range(from..to).map(|(key, _)| key.to_vec()).collect()
-            } else {
-                Vec::new()
-            };
+            let expected: Vec<Vec<u8>> =
+                if from < to { model.range(from..to).map(|(key, _)| key.to_vec()).collect() } else { Vec::new() };
             assert_eq!(tree.count(&from, Some(&to)), expected.len() as u64);
             assert_eq!(live_keys(&tree, &from, Some(&to), false), expected);
             let mut descending = live_keys(&tree, &from, Some(&to), true);

@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use castd_proto::{
     etcdserverpb::{
-        Compare, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp,
-        ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
+        Compare, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
+        RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
         compare::{CompareResult, CompareTarget, TargetUnion},
         range_request::{SortOrder, SortTarget},
         request_op::Request,

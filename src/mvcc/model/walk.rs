@@ -20,8 +20,7 @@ use super::{
     LEASES, Model,
 };
 
-const KEYS: [&[u8]; 12] =
-    [b"a", b"aa", b"ab", b"a\0", b"b", b"ba", b"c", b"d/1", b"d/2", b"d/3", b"\xff", b"\xff\xff"];
+const KEYS: [&[u8]; 12] = [b"a", b"aa", b"ab", b"a\0", b"b", b"ba", b"c", b"d/1", b"d/2", b"d/3", b"\xff", b"\xff\xff"];
 
 /// Random numbers from one number.
 struct Chance(u64);

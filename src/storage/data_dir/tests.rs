@@ -1,3 +1,5 @@
+//! Refusals, first starts that were cut short, and stores that are set aside.
+
 use super::*;
 use crate::ids::{ClusterId, MemberId};
 use castd_backend_api::{Table, WriteBatch};
