@@ -16,7 +16,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     match config::from_invocation(&Surroundings::of_this_process()) {
         Invocation::Run(config, notes) => run(&config, &notes),
-        Invocation::Help => say(0, &config::flags_text(), &config::usage()),
+        Invocation::Help => say(0, &config::flags_text(), config::usage()),
         Invocation::Version => say(0, &config::version_text(), ""),
         Invocation::Exit { code, stdout, stderr } => say(code, &stdout, &stderr),
         Invocation::Failed { code, logging, notes } => match start_log(&logging) {
@@ -30,6 +30,8 @@ fn main() -> ExitCode {
 }
 
 fn run(config: &config::Config, notes: &[Note]) -> ExitCode {
+    // Whatever is written from here on is the owner's alone, by whichever library.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let (log, guard) = match start_log(&config.logging) {
         Ok(started) => started,
         Err(failed) => return failed,

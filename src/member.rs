@@ -4,7 +4,7 @@
 //!   boot (disk) ──▶ wiring (actors) ──▶ edge (ports) ──▶ published, ready
 //! ```
 
-use crate::actors::applier::CompactionPace;
+use crate::actors::applier;
 use crate::api::grpc::{Edge, EdgeSettings};
 use crate::api::http::{Access, ClientHttp, PeerHttp, client_app, peer_app};
 use crate::api::listen::{EdgeServer, ListenError, ListenOn, ListenSettings, Routes};
@@ -92,11 +92,11 @@ impl Member {
             log: log.clone(),
             identity,
             limits,
-            compaction: CompactionPace {
-                rows_max: config.compaction_batch_limit as usize,
-                every: config.compaction_sleep_interval,
+            applier: applier::Settings {
+                deleted_rows_max: config.compaction_batch_limit as usize,
+                delete_every: config.compaction_sleep_interval,
+                slow_apply: config.warning_apply_duration,
             },
-            slow_apply: config.warning_apply_duration,
             request_timeout: config.request_timeout(),
         };
         let (cast, running) = wiring::start(cores, around, Placement::Spread).map_err(StartError::Thread)?;

@@ -5,6 +5,7 @@
 
 use crate::telemetry::log::LogFlusher;
 use slog::Logger;
+use std::cell::Cell;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -16,11 +17,27 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 /// The log's writer, so that the last words get out; the only thing that is global.
 static FLUSHER: OnceLock<LogFlusher> = OnceLock::new();
 
+thread_local! {
+    static DISK_WORK: Cell<Option<&'static str>> = const { Cell::new(None) };
+}
+
+/// Runs `work` on a disk. A library that answers a failing disk with a panic then ends the process with `failure` and the
+/// reason, as an error would, and not with the report of a bug.
+pub fn disk_work<T>(failure: &'static str, work: impl FnOnce() -> T) -> T {
+    DISK_WORK.set(Some(failure));
+    let done = work();
+    DISK_WORK.set(None);
+    done
+}
+
 /// Makes every panic, on any thread, log itself and abort the process. Called once, by `main`.
 pub fn install_panic_hook(log: Logger, flusher: LogFlusher) {
     let _ = FLUSHER.set(flusher);
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
+        if let Some(failure) = DISK_WORK.get() {
+            fatal(&log, &format!("{failure}: {}", info.payload_as_str().unwrap_or("unknown reason")));
+        }
         slog::crit!(log, "panic: a bug in castd; the process ends, a restart brings the data back"; "panic" => %info);
         flush();
         default(info);

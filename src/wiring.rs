@@ -8,7 +8,7 @@
 //! Placement, clock and stores are arguments: the same actors run spread over threads or all on one.
 
 use crate::actors::MAILBOX_CAPACITY;
-use crate::actors::applier::{self, Applier, CompactionPace};
+use crate::actors::applier::{self, Applier};
 use crate::actors::lease_keeper::LeaseKeeper;
 use crate::actors::log_writer::LogWriter;
 use crate::actors::peer_links::PeerLinks;
@@ -56,9 +56,7 @@ pub struct Surroundings {
     pub log: Logger,
     pub identity: Identity,
     pub limits: Limits,
-    pub compaction: CompactionPace,
-    /// `--warning-apply-duration`.
-    pub slow_apply: Duration,
+    pub applier: applier::Settings,
     pub request_timeout: Duration,
 }
 
@@ -114,7 +112,7 @@ impl<A: Actor<Context = Context<A>> + Send> Mailbox<A> {
 /// When the system has no thread left.
 pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::io::Result<(Cast, Running)> {
     let (system, arbiters, thread) = threads(placement)?;
-    let Surroundings { clock, metrics, log, identity, limits, compaction, slow_apply, request_timeout } = around;
+    let Surroundings { clock, metrics, log, identity, limits, applier: applier_settings, request_timeout } = around;
     let view = Published::new(cores.machine.view());
     let status = Published::new(cores.node.status());
 
@@ -179,8 +177,7 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
             cores.machine,
             applier_links,
             view.clone(),
-            compaction,
-            slow_apply,
+            applier_settings,
             clock,
             metrics.clone(),
             log.new(o!("actor" => "Applier")),

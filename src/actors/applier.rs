@@ -14,12 +14,13 @@
 
 use crate::actors::Tick;
 use crate::actors::lease_keeper::LeasesChanged;
-use crate::actors::raft_node::{Applied, ConfChangeApplied};
+use crate::actors::raft_node::{self, ConfChangeApplied};
 use crate::actors::snapshotter::{BackendDurable, CompactionFinished};
 use crate::actors::watch_hub::StoreChanged;
 use crate::cast::{Published, Reply, RequestError};
 use crate::process;
-use crate::state::{Machine, Outcome, View};
+use crate::mvcc::EventKind;
+use crate::state::{Applied, Machine, Outcome, View};
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::SpanContext;
@@ -46,18 +47,19 @@ pub struct Waiter {
     pub span: SpanContext,
 }
 
-/// Settings of the physical part of a compaction.
 #[derive(Clone, Copy, Debug)]
-pub struct CompactionPace {
-    /// Rows deleted in one piece (`--compaction-batch-limit`).
-    pub rows_max: usize,
+pub struct Settings {
+    /// Compacted rows deleted in one piece (`--compaction-batch-limit`).
+    pub deleted_rows_max: usize,
     /// Time between two pieces (`--compaction-sleep-interval`).
-    pub every: Duration,
+    pub delete_every: Duration,
+    /// `--warning-apply-duration`.
+    pub slow_apply: Duration,
 }
 
 /// Where the Applier's mail goes.
 pub struct Links {
-    pub applied: Recipient<Applied>,
+    pub applied: Recipient<raft_node::Applied>,
     pub conf_change_applied: Recipient<ConfChangeApplied>,
     pub store_changed: Recipient<StoreChanged>,
     pub leases_changed: Recipient<LeasesChanged>,
@@ -69,8 +71,7 @@ pub struct Applier {
     machine: Machine,
     links: Links,
     published: Published<View>,
-    pace: CompactionPace,
-    slow_apply: Duration,
+    settings: Settings,
     /// Requests that asked to wait until deleted revisions are gone from the backend.
     waiting_for_deletion: Vec<(Reply, Result<Outcome, RequestError>)>,
     compacted_at: Duration,
@@ -85,8 +86,7 @@ impl Applier {
         machine: Machine,
         links: Links,
         published: Published<View>,
-        pace: CompactionPace,
-        slow_apply: Duration,
+        settings: Settings,
         clock: Clock,
         metrics: Metrics,
         log: Logger,
@@ -95,8 +95,7 @@ impl Applier {
             machine,
             links,
             published,
-            pace,
-            slow_apply,
+            settings,
             waiting_for_deletion: Vec::new(),
             compacted_at: Duration::ZERO,
             looked_at: Duration::ZERO,
@@ -125,6 +124,7 @@ impl Applier {
         for span in &spans {
             span.record("Applier", started_wall, self.clock.wall());
         }
+        self.count(&applied);
         if !applied.changes.is_empty() || applied.compacted.is_some() {
             self.metrics.mvcc.current_revision.set(self.machine.revision().0);
             let view = self.published.load();
@@ -141,7 +141,7 @@ impl Applier {
         for change in applied.conf_changes {
             self.links.conf_change_applied.do_send(ConfChangeApplied { change });
         }
-        self.links.applied.do_send(Applied { index: self.machine.applied() });
+        self.links.applied.do_send(raft_node::Applied { index: self.machine.applied() });
 
         for (place, (waiter, outcome)) in slice.waiters.into_iter().zip(applied.outcomes).enumerate() {
             let Some(waiter) = waiter else { continue };
@@ -152,11 +152,26 @@ impl Applier {
             }
         }
         let took = ended.saturating_sub(started);
-        if took > self.slow_apply {
+        if took > self.settings.slow_apply {
             self.metrics.server.slow_apply.inc();
             slog::warn!(self.log, "apply request took too long";
-                "took" => ?took, "expected-duration" => ?self.slow_apply, "entries" => slice.entries.len());
+                "took" => ?took, "expected-duration" => ?self.settings.slow_apply, "entries" => slice.entries.len());
         }
+    }
+
+    fn count(&self, applied: &Applied) {
+        let mvcc = &self.metrics.mvcc;
+        for event in applied.changes.iter().flat_map(|changes| &changes.events) {
+            match event.kind {
+                EventKind::Put => {
+                    mvcc.put.inc();
+                    mvcc.total_put_size.add((event.kv.key.len() + event.kv.value.len()) as i64);
+                }
+                EventKind::Delete => mvcc.delete.inc(),
+            }
+        }
+        let txns = applied.outcomes.iter().filter(|outcome| matches!(outcome, Ok(Outcome::Txn(_)))).count();
+        mvcc.txn.inc_by(txns as u64);
     }
 
     /// Deletes one piece of what compactions left, when there is something and it is time.
@@ -167,11 +182,11 @@ impl Applier {
             }
             return;
         }
-        if now < self.compacted_at + self.pace.every {
+        if now < self.compacted_at + self.settings.delete_every {
             return;
         }
         self.compacted_at = now;
-        match self.machine.delete_compacted(self.pace.rows_max) {
+        match self.machine.delete_compacted(self.settings.deleted_rows_max) {
             Ok(deleted) => {
                 self.metrics.mvcc.db_compaction_keys.inc_by(deleted.rows as u64);
                 if let Some(revision) = deleted.finished {

@@ -26,6 +26,8 @@ use std::time::Duration;
 /// An fsync that takes longer is worth a warning (etcd: `slow fdatasync`).
 const SLOW_SYNC: Duration = Duration::from_secs(1);
 
+/// raft-engine panics when its fsync fails.
+const WRITE_FAILED: &str = "the raft log could not be written, and nothing unwritten was acknowledged";
 /// The Snapshotter is told whenever the log has grown or shrunk by so much.
 const GROWTH_STEP_BYTES: u64 = 1 << 20;
 
@@ -95,12 +97,9 @@ impl LogWriter {
                 LogWrite { entries: append.write.entries, hard_state: append.write.hard_state, must_sync: true }
             })
             .collect();
-        let written = match self.store.append_many(&writes) {
+        let written = match process::disk_work(WRITE_FAILED, || self.store.append_many(&writes)) {
             Ok(written) => written,
-            Err(error) => process::fatal(
-                &self.log,
-                &format!("the raft log could not be written, and nothing unwritten was acknowledged: {error}"),
-            ),
+            Err(error) => process::fatal(&self.log, &format!("{WRITE_FAILED}: {error}")),
         };
         self.raft_node.do_send(LogPersisted { number });
         self.tell_growth();

@@ -128,6 +128,8 @@ pub struct RaftNode {
     links: Links,
     clock: Clock,
     published: Published<Status>,
+    /// What the others know.
+    told: Option<Status>,
     metrics: Metrics,
     log: Logger,
     waiting: HashMap<RequestId, Waiting>,
@@ -155,6 +157,7 @@ impl RaftNode {
             links,
             clock,
             published,
+            told: None,
             metrics,
             log,
             waiting: HashMap::new(),
@@ -254,13 +257,13 @@ impl RaftNode {
     }
 
     fn status_changed(&mut self, status: Status, now: Duration) {
-        let before = self.published.load();
+        let before = self.told.replace(status);
         self.published.store(status);
         self.metrics.server.proposals_committed.set(status.committed.0 as i64);
-        if before.term == status.term && before.leader == status.leader {
+        if before.is_some_and(|before| before.term == status.term && before.leader == status.leader) {
             return;
         }
-        if before.leader != status.leader
+        if before.and_then(|before| before.leader) != status.leader
             && let Some(leader) = status.leader
         {
             slog::info!(self.log, "raft leader elected"; "leader" => %leader, "term" => status.term.0);

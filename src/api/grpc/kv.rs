@@ -28,6 +28,7 @@ impl Kv for Edge {
             check::range(&range)?;
             admitted.describe(|span| describe_range(span, &range));
             let view = view_for(&self.cast, &admitted, range.serializable).await?;
+            self.metrics.mvcc.range.inc();
             read_range(view, range, &self.cast).await
         })
         .await
@@ -41,7 +42,7 @@ impl Kv for Edge {
             check::range(&range)?;
             check_streamable(&range)?;
             let view = view_for(&self.cast, &admitted, range.serializable).await?;
-            Ok(range_stream::open(admitted.permit, view, range, self.cast.clone())?)
+            range_stream::open(admitted.permit, view, range, self.cast.clone())
         })
         .await
     }
@@ -163,8 +164,7 @@ fn is_small(view: &View, range: &pb::RangeRequest) -> bool {
 fn check_streamable(range: &pb::RangeRequest) -> Result<(), RequestError> {
     use pb::range_request::{SortOrder, SortTarget};
     let in_key_order = match range.sort_order() {
-        SortOrder::None => true,
-        SortOrder::Ascend => range.sort_target() == SortTarget::Key,
+        SortOrder::None | SortOrder::Ascend => range.sort_target() == SortTarget::Key,
         SortOrder::Descend => false,
     };
     if !in_key_order {

@@ -14,6 +14,10 @@ use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service};
 use tonic::server::NamedService;
 
+const TOO_LARGE_START: &str = "Error, decoded message length too large: found ";
+const TOO_LARGE_MIDDLE: &str = " bytes, the limit is: ";
+const TOO_LARGE_END: &str = " bytes";
+
 pub(super) type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
 trait GrpcService: Send + Sync {
@@ -84,9 +88,30 @@ impl Routes {
             return refuse(format!("malformed method name: {path:?}"));
         };
         match self.services.iter().find(|(known, _)| *known == name) {
-            Some((_, service)) => service.answer(request),
+            Some((_, service)) => {
+                let answer = service.answer(request);
+                Box::pin(async move { answer.await.map(in_grpc_gos_words) })
+            }
             None => refuse(format!("unknown service {name}")),
         }
+    }
+}
+
+/// tonic's answer to a message over the limit, with the code and text of etcd's gRPC library.
+fn in_grpc_gos_words(response: Response<Body>) -> Response<Body> {
+    if response.headers().get("grpc-status").is_none_or(|status| status != "11") {
+        return response;
+    }
+    let Some(status) = Status::from_header_map(response.headers()) else { return response };
+    let numbers = status.message().strip_prefix(TOO_LARGE_START).and_then(|rest| {
+        let (found, rest) = rest.split_once(TOO_LARGE_MIDDLE)?;
+        Some((found, rest.strip_suffix(TOO_LARGE_END)?))
+    });
+    match numbers {
+        Some((found, limit)) => {
+            Status::resource_exhausted(format!("grpc: received message larger than max ({found} vs. {limit})")).into_http()
+        }
+        None => response,
     }
 }
 
