@@ -38,9 +38,6 @@ async fn the_directory_is_private(setup: Setup) {
         let mode = fs::metadata(&path).expect("it is there").permissions().mode() & 0o777;
         assert_eq!(mode, 0o700, "{}", path.display());
     }
-    for (path, (mode, _)) in content(&server.data_dir()) {
-        assert_eq!(mode & 0o007, 0, "{} is open to everybody", path.display());
-    }
 }
 
 async fn what_etcd_wrote_is_refused_and_not_touched(setup: Setup) {

@@ -27,7 +27,19 @@ impl Ended {
     #[track_caller]
     fn with(&self, code: i32, text: &str) {
         assert_eq!((self.status.code(), self.status.signal()), (Some(code), None), "{self:#?}");
-        assert!(self.stderr.contains(text), "{text:?} is not in what it said: {self:#?}");
+        assert!(self.said().contains(text), "{text:?} is not in what it said: {self:#?}");
+    }
+
+    /// What a person reads on stderr: plain lines, and the texts of JSON lines.
+    fn said(&self) -> String {
+        let texts = self.stderr.lines().map(|line| match serde_json::from_str::<serde_json::Value>(line) {
+            Ok(serde_json::Value::Object(fields)) => {
+                let texts = fields.values().filter_map(|value| value.as_str());
+                texts.collect::<Vec<_>>().join("\n")
+            }
+            _ => line.to_owned(),
+        });
+        texts.collect::<Vec<_>>().join("\n")
     }
 }
 
