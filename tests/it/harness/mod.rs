@@ -135,3 +135,15 @@ pub fn wait_until(what: &str, patience: Duration, mut condition: impl FnMut() ->
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+/// As [`wait_until`], where asking takes the network.
+pub async fn wait_for<T>(what: &str, patience: Duration, ask: impl AsyncFn() -> Option<T>) -> T {
+    let started = std::time::Instant::now();
+    loop {
+        if let Some(found) = ask().await {
+            return found;
+        }
+        assert!(started.elapsed() < patience, "waited {patience:?} in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

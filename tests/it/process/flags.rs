@@ -63,6 +63,21 @@ fn flags_that_cannot_be_read_are_told_with_code_2() {
         (&["--heartbeat-interval", "abc"], "invalid value \"abc\" for flag -heartbeat-interval: parse error"),
         (&["--strict-reconfig-check=zz"], "invalid boolean value \"zz\" for -strict-reconfig-check: parse error"),
         (&["--name"], "flag needs an argument: -name"),
+        (
+            &["--listen-client-urls=ftp://127.0.0.1:1"],
+            "invalid value \"ftp://127.0.0.1:1\" for flag -listen-client-urls: URL scheme must be http, https, unix, or \
+             unixs: ftp://127.0.0.1:1",
+        ),
+        (
+            &["--listen-peer-urls=http://127.0.0.1"],
+            "invalid value \"http://127.0.0.1\" for flag -listen-peer-urls: URL address does not have the form \
+             \"host:port\": http://127.0.0.1",
+        ),
+        (
+            &["--advertise-client-urls=http://127.0.0.1:1/x"],
+            "invalid value \"http://127.0.0.1:1/x\" for flag -advertise-client-urls: URL must not contain a path: \
+             http://127.0.0.1:1/x",
+        ),
         (&["--initial-cluster-state=zzz"], "invalid value \"zzz\" for flag -initial-cluster-state: invalid value"),
     ] {
         let ended = with_flags(flags);
@@ -83,15 +98,6 @@ fn settings_that_cannot_be_are_told_with_code_1() {
             "--election-timeout[1000ms] should be at least as 5 times as --heartbeat-interval[300ms]",
         ),
         (&["--election-timeout=60000"], "--election-timeout[60000ms] is too long, and should be set less than 50000ms"),
-        (
-            &["--listen-client-urls=ftp://127.0.0.1:1"],
-            "URL scheme must be http, https, unix, or unixs: ftp://127.0.0.1:1",
-        ),
-        (
-            &["--listen-client-urls=http://127.0.0.1"],
-            "URL address does not have the form \"host:port\": http://127.0.0.1",
-        ),
-        (&["--listen-client-urls=http://127.0.0.1:1/x"], "URL must not contain a path: http://127.0.0.1:1/x"),
         (&["--listen-client-urls=http://example.com:1"], "expected IP in URL for binding (http://example.com:1)"),
         (
             &["--initial-cluster=other=http://127.0.0.1:1"],
