@@ -37,8 +37,12 @@ pub(crate) fn fields(row: &[u8]) -> Option<Fields> {
             (6, VARINT) => fields.lease = varint(row, &mut at)? as i64,
             (1, LENGTH) => fields.key = span(row, &mut at)?,
             (5, LENGTH) => fields.value = span(row, &mut at)?,
-            (7.., VARINT) => drop(varint(row, &mut at)?),
-            (7.., LENGTH) => drop(span(row, &mut at)?),
+            (7.., VARINT) => {
+                varint(row, &mut at)?;
+            }
+            (7.., LENGTH) => {
+                span(row, &mut at)?;
+            }
             (7.., FIXED64) => at = at.checked_add(8).filter(|end| *end <= row.len())?,
             (7.., FIXED32) => at = at.checked_add(4).filter(|end| *end <= row.len())?,
             _ => return None,
