@@ -37,7 +37,9 @@ pub(crate) fn fields(row: &[u8]) -> Option<Fields> {
             (6, VARINT) => fields.lease = varint(row, &mut at)? as i64,
             (1, LENGTH) => fields.key = span(row, &mut at)?,
             (5, LENGTH) => fields.value = span(row, &mut at)?,
-            (7.., VARINT) => drop(varint(row, &mut at)?),
+            (7.., VARINT) => {
+                varint(row, &mut at)?;
+            }
             (7.., LENGTH) => {
                 span(row, &mut at)?;
             }

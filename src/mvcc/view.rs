@@ -31,6 +31,11 @@ pub struct View {
     pub(super) _epoch: Arc<Epoch>,
 }
 
+const _: fn() = || {
+    fn goes_to_any_thread<T: Send + Sync>() {}
+    goes_to_any_thread::<View>();
+};
+
 /// A range that is read in chunks, from views of any later revision.
 #[derive(Clone, Debug)]
 pub struct RangeCursor {

@@ -1,11 +1,11 @@
 //! The versions of one key before its newest, in a few bytes each.
 //!
 //! ```text
-//!   slot (newest) ◀─ head: [oldest … newer │ at most 512] ◀─ sealed: [… 512] ◀─ sealed ◀─ …
+//!   slot (newest) ◀─ head: [oldest … newer] ◀─ sealed: [… 2 KB] ◀─ sealed ◀─ …
 //! ```
-//! Entries are appended and read backwards, each as the difference to the next newer one: most versions take 3 to 5 bytes.
-//! Sealed segments are shared between copies of the index; only the head, some 2 KB at most, is copied when a new version
-//! is pushed after a view was taken.
+//! Entries are appended and read backwards, each as the difference to the next newer one: most versions take 3 to 5 bytes, and
+//! the first few need no memory of their own. Sealed segments are shared between copies of the index; only the head is
+//! copied when a new version is pushed after a view was taken.
 
 use std::{mem, sync::Arc};
 
@@ -13,7 +13,11 @@ use crate::ids::Revision;
 
 use super::super::RowKey;
 
-const SEGMENT_ENTRIES: u16 = 512;
+/// A head with so many bytes is sealed.
+const SEGMENT_BYTES: usize = 2048;
+const INLINE_BYTES: usize = 14;
+/// The longest entry: four numbers of up to 10 bytes.
+const ENTRY_BYTES: usize = 40;
 
 /// One version of one key. A deletion is a version too: its `version` and `create` are 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,21 +38,29 @@ impl Version {
     }
 }
 
-#[derive(Clone, Debug, Default)]
-pub(super) struct History {
-    head: Arc<Segment>,
+#[derive(Clone, Debug)]
+pub(super) enum History {
+    Few { len: u8, bytes: [u8; INLINE_BYTES] },
+    Many(Arc<Segment>),
 }
 
+const _: () = assert!(size_of::<History>() == 16);
+
 #[derive(Clone, Debug, Default)]
-struct Segment {
+pub(super) struct Segment {
     bytes: Vec<u8>,
-    entries: u16,
     older: Option<Arc<Sealed>>,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self::Few { len: 0, bytes: [0; INLINE_BYTES] }
+    }
 }
 
 /// A full segment. Its newest entry stands outside of the bytes, so that a search can step over the rest.
 #[derive(Debug)]
-struct Sealed {
+pub(super) struct Sealed {
     newest: Version,
     bytes: Box<[u8]>,
     older: Option<Arc<Sealed>>,
@@ -67,15 +79,29 @@ impl Drop for Sealed {
 impl History {
     /// Adds `past`, which has just been replaced by `newer`.
     pub(super) fn push(&mut self, past: Version, newer: Version) {
-        let head = Arc::make_mut(&mut self.head);
-        if head.entries == SEGMENT_ENTRIES {
-            let full = mem::take(head);
-            let mut bytes = full.bytes.as_slice();
-            let newest = pop_entry(&mut bytes, past);
-            head.older = Some(Arc::new(Sealed { newest, bytes: bytes.into(), older: full.older }));
+        let entry = Entry::new(past, newer);
+        match self {
+            Self::Few { len, bytes } => {
+                let (start, end) = (usize::from(*len), usize::from(*len) + entry.bytes().len());
+                if let Some(room) = bytes.get_mut(start..end) {
+                    room.copy_from_slice(entry.bytes());
+                    *len = end as u8;
+                } else {
+                    let bytes = [&bytes[..start], entry.bytes()].concat();
+                    *self = Self::Many(Arc::new(Segment { bytes, older: None }));
+                }
+            }
+            Self::Many(head) => {
+                let head = Arc::make_mut(head);
+                if head.bytes.len() >= SEGMENT_BYTES {
+                    let full = mem::take(head);
+                    let mut bytes = full.bytes.as_slice();
+                    let newest = pop_entry(&mut bytes, past);
+                    head.older = Some(Arc::new(Sealed { newest, bytes: bytes.into(), older: full.older }));
+                }
+                head.bytes.extend_from_slice(entry.bytes());
+            }
         }
-        push_entry(&mut head.bytes, past, newer);
-        head.entries += 1;
     }
 
     /// From `kept`, newest first, all older than `slot`. `None` if there is nothing to keep.
@@ -90,7 +116,11 @@ impl History {
 
     /// Everything older than `slot`, newest first.
     pub(super) fn before(&self, slot: Version) -> Past<'_> {
-        Past { bytes: &self.head.bytes, newer: slot, older: self.head.older.as_deref() }
+        let (bytes, older) = match self {
+            Self::Few { len, bytes } => (&bytes[..usize::from(*len)], None),
+            Self::Many(head) => (head.bytes.as_slice(), head.older.as_deref()),
+        };
+        Past { bytes, newer: slot, older }
     }
 
     /// The newest version older than `slot` whose revision is at most `main`.
@@ -142,18 +172,42 @@ const TOMBSTONE: u64 = 1;
 /// The last version of an earlier incarnation: creation and version are written out.
 const EXPLICIT: u64 = 2;
 
-fn push_entry(bytes: &mut Vec<u8>, past: Version, newer: Version) {
-    let kind = if !past.is_live() {
-        TOMBSTONE
-    } else if newer.is_live() && past.create == newer.create && past.version == newer.version.wrapping_sub(1) {
-        REGULAR
-    } else {
-        push_varint(bytes, past.version as u64);
-        push_varint(bytes, past.main.wrapping_sub(past.create) as u64);
-        EXPLICIT
-    };
-    push_varint(bytes, newer.main.wrapping_sub(past.main) as u64);
-    push_varint(bytes, u64::from(past.sub) << 2 | kind);
+/// One version, encoded.
+struct Entry {
+    buffer: [u8; ENTRY_BYTES],
+    len: usize,
+}
+
+impl Entry {
+    fn new(past: Version, newer: Version) -> Self {
+        let mut entry = Self { buffer: [0; ENTRY_BYTES], len: 0 };
+        let kind = if !past.is_live() {
+            TOMBSTONE
+        } else if newer.is_live() && past.create == newer.create && past.version == newer.version.wrapping_sub(1) {
+            REGULAR
+        } else {
+            entry.push(past.version as u64);
+            entry.push(past.main.wrapping_sub(past.create) as u64);
+            EXPLICIT
+        };
+        entry.push(newer.main.wrapping_sub(past.main) as u64);
+        entry.push(u64::from(past.sub) << 2 | kind);
+        entry
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.buffer[..self.len]
+    }
+
+    /// Groups of 7 bits, highest first, so that reading from the end meets the lowest first. The top bit says "more".
+    fn push(&mut self, value: u64) {
+        let groups = (64 - (value | 1).leading_zeros()).div_ceil(7);
+        for group in (0..groups).rev() {
+            let more = if group + 1 < groups { 0x80 } else { 0 };
+            self.buffer[self.len] = (value >> (7 * group)) as u8 & 0x7f | more;
+            self.len += 1;
+        }
+    }
 }
 
 fn pop_entry(bytes: &mut &[u8], newer: Version) -> Version {
@@ -168,15 +222,6 @@ fn pop_entry(bytes: &mut &[u8], newer: Version) -> Version {
             let version = pop_varint(bytes) as i64;
             Version { main, create, version, sub }
         }
-    }
-}
-
-/// Groups of 7 bits, highest first, so that reading from the end meets the lowest first. The top bit says "more".
-fn push_varint(bytes: &mut Vec<u8>, value: u64) {
-    let groups = (64 - (value | 1).leading_zeros()).div_ceil(7);
-    for group in (0..groups).rev() {
-        let more = if group + 1 < groups { 0x80 } else { 0 };
-        bytes.push((value >> (7 * group)) as u8 & 0x7f | more);
     }
 }
 
@@ -242,17 +287,17 @@ mod tests {
                 }
             }
             let kept = &expected[..expected.len() / 2];
-            let rebuilt = History::rebuild(newest, kept);
-            prop_assert_eq!(rebuilt.map(|it| it.before(newest).collect::<Vec<_>>()).unwrap_or_default(), kept);
+            let rebuilt = History::rebuild(newest, kept).unwrap_or_default();
+            prop_assert_eq!(rebuilt.before(newest).collect::<Vec<_>>(), kept);
         }
 
         #[test]
-        fn a_varint_read_backwards_is_what_was_written(values in proptest::collection::vec(any::<u64>(), 1..20)) {
-            let mut bytes = Vec::new();
-            values.iter().for_each(|value| push_varint(&mut bytes, *value));
-            let mut rest = bytes.as_slice();
+        fn a_number_read_backwards_is_what_was_written(values in any::<[u64; 4]>(), shift in 0..64) {
+            let mut entry = Entry { buffer: [0; ENTRY_BYTES], len: 0 };
+            values.iter().for_each(|value| entry.push(*value >> shift));
+            let mut rest = entry.bytes();
             for value in values.iter().rev() {
-                prop_assert_eq!(pop_varint(&mut rest), *value);
+                prop_assert_eq!(pop_varint(&mut rest), *value >> shift);
             }
             prop_assert!(rest.is_empty());
         }

@@ -6,7 +6,7 @@ use super::history::Version;
 use super::keys::{Keys, separator};
 use super::leaf::Leaf;
 
-pub(super) const CHILDREN_MAX: usize = 32;
+pub(super) const CHILDREN_MAX: usize = 24;
 
 /// Which keys a request means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use prost::Message;
 use crate::ids::{LeaseId, Revision};
 
 use super::{
-    super::{Answer, Changes, Leases, RowKey, Store, View, check},
+    super::{Answer, Changes, EventKind, Leases, RowKey, Store, View, check},
     LEASES, Model,
 };
 
@@ -425,11 +425,13 @@ fn check_changes(view: &View, model: &Model, chance: &mut Chance) {
             assert_eq!(event.kv.mod_revision, changes.revision.0);
             check_previous(view, model, event);
             let row = expected.iter().find(|(row, pair)| {
-                let same = if row.tombstone { pair.key == event.kv.key } else { **pair == event.kv };
+                let same = match event.kind {
+                    EventKind::Delete => row.tombstone && pair.key == event.kv.key,
+                    EventKind::Put => !row.tombstone && **pair == event.kv,
+                };
                 row.main == changes.revision && same && !found.contains_key(*row)
             });
             let (row, pair) = row.expect("only what happened is told");
-            assert_eq!(row.tombstone, event.kind == super::EventKind::Delete);
             found.insert(*row, pair.clone());
         }
     }
