@@ -57,7 +57,7 @@ impl Delivery {
         self.first
     }
 
-    /// The revision of the last event, and of the response's header.
+    /// The revision of the last event.
     pub fn last(&self) -> Revision {
         self.last
     }

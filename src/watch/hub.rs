@@ -392,9 +392,11 @@ impl Hub {
 }
 
 /// Breaks, and sends nothing, if the stream is full.
+/// `revision` is the header's: that of the last event, or, where history is caught up with, that of the store, as in etcd.
 fn send(
     watcher: &mut Watcher,
     delivery: &Arc<Delivery>,
+    revision: Revision,
     streams: &mut Streams,
     events_total: &mut u64,
     effects: &mut Vec<Effect>,
@@ -405,7 +407,7 @@ fn send(
     watcher.quiet = false;
     *events_total += delivery.events().len() as u64;
     let body = ReplyBody::Events { delivery: delivery.clone(), prev_kv: watcher.prev_kv, fragment: watcher.fragment };
-    streams.push(watcher.stream, Reply { watch_id: watcher.watch_id, revision: delivery.last(), body }, effects);
+    streams.push(watcher.stream, Reply { watch_id: watcher.watch_id, revision, body }, effects);
     ControlFlow::Continue(())
 }
 

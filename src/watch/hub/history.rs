@@ -32,7 +32,7 @@ impl Hub {
         let Self { interests, watchers, streams, events_total, .. } = self;
         interests.deliver(std::slice::from_ref(&changes), from, delivery_limits(&self.limits), |slot, delivery| {
             let Some(watcher) = watchers[slot as usize].as_mut() else { return ControlFlow::Break(()) };
-            let sent = send(watcher, delivery, streams, events_total, effects);
+            let sent = send(watcher, delivery, delivery.last(), streams, events_total, effects);
             if sent.is_break() {
                 full.push((slot, delivery.first()));
             }
@@ -141,11 +141,12 @@ impl Hub {
             interests.join(&watcher.selector, Member { watcher: number as u32, from, filters: watcher.filters });
         }
         let mut unsent: Vec<Option<Revision>> = vec![None; watchers.len()];
+        let revision = self.revision;
         let Self { watchers: slots, streams, events_total, .. } = self;
         interests.deliver(&slices, from, delivery_limits(&self.limits), |number, delivery| {
             let number = number as usize;
             let Some(watcher) = slots[watchers[number].0 as usize].as_mut() else { return ControlFlow::Break(()) };
-            let sent = send(watcher, delivery, streams, events_total, effects);
+            let sent = send(watcher, delivery, revision, streams, events_total, effects);
             if sent.is_break() {
                 unsent[number] = Some(delivery.first());
             }
@@ -206,9 +207,10 @@ impl Hub {
         effects: &mut Vec<Effect>,
     ) -> Option<Revision> {
         let watcher = self.watchers[slot as usize].as_mut()?;
-        let Self { streams, events_total, .. } = self;
-        let mut sent =
-            deliveries.iter().map(|delivery| (delivery, send(watcher, delivery, streams, events_total, effects)));
+        let Self { revision, streams, events_total, .. } = self;
+        let mut sent = deliveries
+            .iter()
+            .map(|delivery| (delivery, send(watcher, delivery, *revision, streams, events_total, effects)));
         sent.find(|(_, sent)| sent.is_break()).map(|(delivery, _)| delivery.first())
     }
 }
