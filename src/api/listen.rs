@@ -87,7 +87,7 @@ impl ListenSettings {
             listen,
             reuse_port: false,
             connections_max: 1 << 20,
-            handshakes_max: 256,
+            handshakes_max: 10_000,
             handshake_timeout: Duration::from_secs(10),
             streams_max: u32::MAX,
             keepalive_interval: Duration::from_secs(2 * 60 * 60),
