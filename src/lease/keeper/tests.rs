@@ -271,8 +271,18 @@ proptest! {
         let mut index = 0;
         let mut promises: BTreeMap<i64, Promise> = BTreeMap::new();
         let mut asked: BTreeMap<KeepAliveId, i64> = BTreeMap::new();
-        let settle = (0..400).flat_map(|_| [Op::Pass(10)].into_iter().chain((0..20).map(|_| Op::Log(true))));
-        for op in ops.into_iter().chain(settle) {
+        let mut ops = VecDeque::from(ops);
+        let mut rounds_to_settle = 400;
+        loop {
+            let op = match ops.pop_front() {
+                Some(op) => op,
+                None if !log.is_empty() => Op::Log(true),
+                None if rounds_to_settle == 0 => break,
+                None => {
+                    rounds_to_settle -= 1;
+                    Op::Pass(10)
+                }
+            };
             let mut effects = Vec::new();
             match op {
                 Op::Grant(lease, ttl_secs) => log.push_back(Proposal::Grant(lease, ttl_secs)),
