@@ -77,7 +77,7 @@ fn defaults_are_those_of_etcd_3_7_1() {
     assert_eq!(config.compaction_batch_limit, 1000);
     assert_eq!(config.compaction_sleep_interval, Duration::from_millis(10));
     assert_eq!(config.auto_compaction, AutoCompaction::Off);
-    assert_eq!(config.storage, StorageKind::Rocksdb);
+    assert_eq!(config.storage, crate::storage::StorageKind::Rocksdb);
     assert!(config.pre_vote && config.strict_reconfig_check && config.enable_grpc_gateway && !config.enable_v2);
     assert_eq!(config.logging, LogSettings::default());
     assert_eq!(

@@ -109,7 +109,8 @@ fn in_grpc_gos_words(response: Response<Body>) -> Response<Body> {
     });
     match numbers {
         Some((found, limit)) => {
-            Status::resource_exhausted(format!("grpc: received message larger than max ({found} vs. {limit})")).into_http()
+            Status::resource_exhausted(format!("grpc: received message larger than max ({found} vs. {limit})"))
+                .into_http()
         }
         None => response,
     }
