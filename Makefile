@@ -10,7 +10,7 @@ run:
 	cargo run --release --bin castd -- --name default $(ARGS)
 
 test:
-	@.ci/packages build test
+	@.ci/packages build test bench
 	@.ci/test
 
 bench:
