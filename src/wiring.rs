@@ -234,14 +234,25 @@ fn threads(placement: Placement) -> std::io::Result<(System, Arbiters, std::thre
         let runner = System::new();
         let system = System::current();
         let own = system.arbiter().clone();
-        let arbiter = || match placement {
-            Placement::Spread => Arbiter::new().handle(),
+        let mut spread = Vec::new();
+        let mut arbiter = || match placement {
+            Placement::Spread => {
+                let arbiter = Arbiter::new();
+                let handle = arbiter.handle();
+                spread.push(arbiter);
+                handle
+            }
             Placement::OneThread => own.clone(),
         };
         let arbiters = Arbiters { raft_node: arbiter(), log_writer: arbiter(), others: own.clone() };
         let _ = sender.send((system, arbiters));
         // Ends with System::stop; the code it returns is ours and means nothing.
         let _ = runner.run();
+        // The System tells its arbiters to stop and waits for none of them. But what their actors own, first of all the
+        // log and its lock, is to be closed when `Running::stop` returns.
+        for arbiter in spread {
+            let _ = arbiter.join();
+        }
     })?;
     let (system, arbiters) =
         receiver.recv().map_err(|_| std::io::Error::other("the thread of the actors ended while starting"))?;

@@ -226,8 +226,7 @@ impl Node {
             hard_state_unsaved: None,
         };
         if node.is_only_voter() {
-            // Nobody else can be leader: waiting for an election time-out would only delay the start.
-            node.raft.campaign()?;
+            node.campaign_alone();
         }
         node.draw_election_timeout();
         Ok(node)
@@ -299,6 +298,16 @@ impl Node {
         if self.is_only_voter() {
             // Nobody will ask for them. With followers, entries stay until the log is cut.
             self.raft.mut_store().shrink_to(index.0);
+            self.campaign_alone();
+        }
+    }
+
+    /// Nobody else can be leader: waiting for an election time-out would only delay the start. raft refuses while a
+    /// committed conf change is not applied, as at each start that replays the first entry; so this is asked again.
+    fn campaign_alone(&mut self) {
+        if self.raft.raft.state == StateRole::Follower {
+            // A refusal costs the time-out, nothing else.
+            let _ = self.raft.campaign();
         }
     }
 
