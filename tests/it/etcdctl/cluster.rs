@@ -3,7 +3,12 @@
 use crate::harness::{Setup, for_each_backend};
 use serde_json::json;
 
-for_each_backend!(a_member_is_listed_in_every_format, an_endpoint_tells_its_status_and_health, hashes_are_told);
+for_each_backend!(
+    endpoints_may_be_urls,
+    a_member_is_listed_in_every_format,
+    an_endpoint_tells_its_status_and_health,
+    hashes_are_told
+);
 
 async fn a_member_is_listed_in_every_format(setup: Setup) {
     let server = setup.start();
@@ -46,4 +51,17 @@ async fn hashes_are_told(setup: Setup) {
     server.etcdctl(&["endpoint", "hashkv"]).prints(&format!("{}, 2587454935\n", server.endpoint()));
     server.etcdctl(&["put", "b", "2"]).prints("OK\n");
     server.etcdctl(&["endpoint", "hashkv", "--rev=2"]).prints(&format!("{}, 2587454935\n", server.endpoint()));
+}
+
+/// Old Go clients put the URL as it is into the request's authority, which is none.
+async fn endpoints_may_be_urls(setup: Setup) {
+    let server = setup.start();
+    let url = server.setup.client_url();
+    let at_url = |arguments: &[&str]| crate::harness::ctl::etcdctl(&url, arguments, None);
+    at_url(&["put", "k", "v"]).prints("OK\n");
+    at_url(&["get", "k"]).prints("k\nv\n");
+    assert!(at_url(&["endpoint", "status"]).ok().starts_with(&format!("{url}, ")));
+    assert!(at_url(&["endpoint", "hashkv"]).ok().starts_with(&format!("{url}, ")));
+    assert_eq!(at_url(&["endpoint", "health"]).code, 0);
+    assert!(server.etcdctl(&["endpoint", "status", "--cluster"]).ok().starts_with(&format!("{url}, ")));
 }

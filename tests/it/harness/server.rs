@@ -45,7 +45,8 @@ pub struct Setup {
 
 impl Setup {
     pub fn castd(backend: Backend) -> Self {
-        let program = env!("CARGO_BIN_EXE_castd").into();
+        // For a build that another one must not replace while the tests run.
+        let program = std::env::var_os("CASTD_TEST_CASTD").unwrap_or_else(|| env!("CARGO_BIN_EXE_castd").into());
         Setup::new(program, Some(backend)).flag(format!("--storage={}", backend.name()))
     }
 
