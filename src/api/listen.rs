@@ -13,6 +13,7 @@
 //!
 //! It knows nothing of TLS, of keys, or of who may do what.
 
+mod authority;
 mod bridge;
 mod drain;
 mod handshake;

@@ -1,6 +1,7 @@
 //! One HTTP/2 connection: gRPC goes to the services, everything else to the bridge.
 
 use super::ListenSettings;
+use super::authority::AnyAuthority;
 use super::bridge::Bridge;
 use super::drain::Drain;
 use super::handshake::Rewound;
@@ -64,7 +65,7 @@ impl Http2 {
         drain: &Drain,
     ) -> hyper::Result<()> {
         let service = Service { routes: self.routes.clone(), bridge: bridge.clone(), remote };
-        let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), service));
+        let mut connection = pin!(self.builder.serve_connection(TokioIo::new(AnyAuthority::new(stream)), service));
         tokio::select! {
             biased;
             ended = &mut connection => return ended,

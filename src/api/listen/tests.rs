@@ -232,6 +232,40 @@ async fn the_authority_of_an_http2_request_is_its_host() {
     server.stop(GRACE).await;
 }
 
+/// The body of the answer to a request whose header block, with `:method`, `:scheme` and `:path` before it, ends so.
+async fn host_of(stream: &mut TcpStream, id: u8, authority: &[u8]) -> String {
+    let block = [b"\x82\x86\x04\x05/host", authority].concat();
+    let length = u8::try_from(block.len()).unwrap();
+    stream.write_all(&[&[0, 0, length, 1, 5, 0, 0, 0, id], &*block].concat()).await.unwrap();
+    loop {
+        let mut header = [0; 9];
+        soon(stream.read_exact(&mut header)).await.unwrap();
+        let mut payload = vec![0; usize::from(header[1]) << 8 | usize::from(header[2])];
+        soon(stream.read_exact(&mut payload)).await.unwrap();
+        match header[3] {
+            0 if !payload.is_empty() => return String::from_utf8(payload).unwrap(),
+            3 | 7 => panic!("refused: {header:x?} {payload:x?}"),
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_authority_that_is_none_is_let_in_and_remembered_by_both_sides() {
+    let Port { server, address, .. } = start().await;
+    let mut stream = connect(address).await;
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    assert_eq!(host_of(&mut stream, 1, b"\x41\x15http://127.0.0.1:2379").await, "http---127.0.0.1:2379");
+    // What etcdctl 3.4 wrote for `http://127.0.0.1:24481`.
+    let huffman = b"\x41\x90\x9d\x29\xae\xe3\x0c\x04\x4e\xae\x05\xc0\xb8\x6e\x09\xa6\x9e\x0f";
+    assert_eq!(host_of(&mut stream, 3, huffman).await, "httpB--127.0.0.1:24481");
+    // From the tables: the latest field, and the one before.
+    assert_eq!(host_of(&mut stream, 5, b"\xbe").await, "httpB--127.0.0.1:24481");
+    assert_eq!(host_of(&mut stream, 7, b"\xbf").await, "http---127.0.0.1:2379");
+    drop(stream);
+    server.stop(GRACE).await;
+}
+
 #[tokio::test]
 async fn a_streamed_answer_arrives_before_it_has_ended() {
     let Port { server, address, .. } = start().await;
