@@ -24,8 +24,8 @@ mod compact;
 mod error;
 mod hash;
 mod index;
-#[cfg(any(test, feature = "model"))]
-pub mod model;
+#[cfg(test)]
+pub(crate) mod model;
 mod read;
 mod revision;
 mod row;

@@ -14,6 +14,8 @@ mod format;
 mod generations;
 mod lock;
 mod paths;
+#[cfg(test)]
+mod walk;
 
 pub use data_dir::{DataDir, Notice, Settings};
 pub use error::DataDirError;

@@ -266,7 +266,7 @@ impl Leaf {
     }
 
     /// What must hold after every change.
-    #[cfg(any(test, feature = "model"))]
+    #[cfg(test)]
     pub(super) fn check(&self) {
         assert_eq!(self.keys.len(), self.slots.len());
         assert!((1..self.len()).all(|position| self.key(position - 1) < self.key(position)));

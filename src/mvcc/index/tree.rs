@@ -316,7 +316,7 @@ impl Child {
     }
 }
 
-#[cfg(any(test, feature = "model"))]
+#[cfg(test)]
 impl Tree {
     /// What must hold after every change.
     pub(crate) fn check(&self) {
@@ -325,7 +325,7 @@ impl Tree {
 }
 
 /// Returns the height.
-#[cfg(any(test, feature = "model"))]
+#[cfg(test)]
 fn check_node(child: &Child, from: Option<&[u8]>, to: Option<&[u8]>) -> usize {
     match &child.node {
         Node::Leaf(leaf) => {

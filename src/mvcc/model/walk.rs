@@ -187,11 +187,14 @@ struct Walk {
 }
 
 /// Walks one step for each number of `entropy`. `reopen` gets the backend (none at first), closes it and opens it again; it
-/// must not lose anything.
+/// must not lose anything. Answers the hash of all that is left.
 ///
 /// # Panics
 /// When the store differs from the model.
-pub fn walk(reopen: &mut dyn FnMut(Option<Arc<dyn Backend>>) -> Arc<dyn Backend>, entropy: &[u64]) {
+pub fn walk(
+    reopen: &mut dyn FnMut(Option<Arc<dyn Backend>>) -> Arc<dyn Backend>,
+    entropy: &[u64],
+) -> crate::mvcc::HashKv {
     let backend = reopen(None);
     let mut walk = Walk::new(backend, Model::default());
     for number in entropy {
@@ -215,6 +218,7 @@ pub fn walk(reopen: &mut dyn FnMut(Option<Arc<dyn Backend>>) -> Arc<dyn Backend>
     }
     walk.check_rows();
     walk.read(&mut Chance(2));
+    walk.store.view().hash_kv(0).expect("the present can be hashed")
 }
 
 impl Walk {
