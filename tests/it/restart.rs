@@ -171,6 +171,9 @@ async fn the_log_is_cut_and_what_was_in_it_is_not_missed(setup: Setup) {
             ended_and_started(&mut server, Server::kill, &api, 1).await;
         }
     }
+    if server.setup.keeps_snapshots() {
+        assert!(server.snapshots() > 0, "no snapshot was written, so no log was cut");
+    }
     ended_and_started(&mut server, Server::end, &api, 1).await;
 }
 
