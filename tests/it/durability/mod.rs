@@ -72,6 +72,10 @@ async fn run(backend: Backend, mut random: StdRng) -> usize {
             writers.drain(..).map(|writer| tokio::spawn(writer.work(api.clone(), load.clone()))).collect();
         let compacting = random.random_bool(0.3).then(|| judge.seen()).filter(|revision| *revision > 1);
         load.wait().await;
+        // Most lives are short, some long enough for what happens every second: snapshots, cutting the log.
+        if random.random_bool(0.15) {
+            tokio::time::sleep(Duration::from_millis(random.random_range(900..1_500))).await;
+        }
         // A compaction is under way or just over when the server dies.
         let compaction = compacting.map(|revision| tokio::spawn(compact(api.clone(), revision)));
         tokio::time::sleep(Duration::from_micros(random.random_range(0..3_000))).await;
