@@ -1,7 +1,7 @@
 //! What is still there after a stop and after a kill: everything that was acknowledged, on each backend.
 
 use crate::harness::grpc::{delete_op, put, put_op, range, refused, text, watch};
-use crate::harness::{Api, Server, Setup, for_each_backend};
+use crate::harness::{Api, Server, Setup, for_each_backend, wait_until};
 use castd_proto::etcdserverpb::{MemberListRequest, PutRequest, RangeRequest, WatchCreateRequest};
 use castd_proto::mvccpb::{Event, KeyValue};
 use std::time::{Duration, Instant};
@@ -170,6 +170,9 @@ async fn the_log_is_cut_and_what_was_in_it_is_not_missed(setup: Setup) {
         if round % 10 == 5 {
             ended_and_started(&mut server, Server::kill, &api, 1).await;
         }
+    }
+    if server.setup.keeps_snapshots() {
+        wait_until("a snapshot is written", Duration::from_secs(10), || server.snapshots() > 0);
     }
     ended_and_started(&mut server, Server::end, &api, 1).await;
 }

@@ -106,6 +106,11 @@ impl Setup {
         self.backend
     }
 
+    /// It needs a snapshot to come back without the whole of its log.
+    pub fn keeps_snapshots(&self) -> bool {
+        self.backend.is_some_and(|backend| backend.name() != "rocksdb")
+    }
+
     pub fn client_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.ports.client)
     }
@@ -169,6 +174,11 @@ impl Server {
 
     pub fn data_dir(&self) -> PathBuf {
         self.directory().join("data")
+    }
+
+    /// Portable snapshots that Castd has on disk.
+    pub fn snapshots(&self) -> usize {
+        std::fs::read_dir(self.data_dir().join("member/snap")).map_or(0, Iterator::count)
     }
 
     fn log_file(&self, name: &str) -> File {
