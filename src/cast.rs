@@ -221,10 +221,14 @@ impl Cast {
         op: raft_request::Op,
         span: SpanContext,
     ) -> Result<Outcome, RequestError> {
+        let committed = self.0.status.load().committed.0;
+        if committed > self.0.view.load().applied.0 + APPLY_BACKLOG_MAX {
+            return Err(RequestError::TooManyRequests);
+        }
         self.propose(op, span).await
     }
 
-    /// As [`Cast::replicate`], for what the member does in its own name.
+    /// As [`Cast::replicate`], for what the member does in its own name: also while a long log is being replayed.
     pub(crate) async fn replicate_own(&self, op: raft_request::Op) -> Result<Outcome, RequestError> {
         self.propose(op, SpanContext::default()).await
     }
@@ -233,10 +237,6 @@ impl Cast {
         let data = RaftRequest { op: Some(op), ..Default::default() }.encode_to_vec();
         if data.len() > self.0.limits.request_bytes_max {
             return Err(RequestError::TooLarge);
-        }
-        let committed = self.0.status.load().committed.0;
-        if committed > self.0.view.load().applied.0 + APPLY_BACKLOG_MAX {
-            return Err(RequestError::TooManyRequests);
         }
         let place = self.0.writes.take(data.len())?;
         let (sender, answer) = oneshot::channel();

@@ -10,7 +10,7 @@ use crate::api::http::{Access, ClientHttp, PeerHttp, client_app, peer_app};
 use crate::api::listen::{EdgeServer, ListenError, ListenOn, ListenSettings, Routes};
 use crate::api::member_http::MemberHttp;
 use crate::boot::{self, Boot, BootError};
-use crate::cast::{Cast, Limits};
+use crate::cast::{Cast, Limits, RequestError};
 use crate::config::{CLUSTER_VERSION, Config, ETCD_VERSION};
 use crate::membership::urls::UrlSet;
 use crate::storage::DataDir;
@@ -43,7 +43,7 @@ pub enum StartError {
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
     #[error("the member could not make itself known: {0}")]
-    Publish(#[from] crate::cast::RequestError),
+    Publish(#[from] RequestError),
 }
 
 /// A running member.
@@ -96,6 +96,7 @@ impl Member {
                 deleted_rows_max: config.compaction_batch_limit as usize,
                 delete_every: config.compaction_sleep_interval,
                 slow_apply: config.warning_apply_duration,
+                report_entries: config.snapshot_count,
             },
             request_timeout: config.request_timeout(),
         };
@@ -198,15 +199,29 @@ async fn publish(config: &Config, cast: &Cast, metrics: &Metrics, log: &Logger) 
     let urls = config.advertise_client_urls.iter().map(ToString::to_string).collect();
     let attributes =
         MemberAttributes { member_id: cast.identity().member.0, name: config.name.clone(), client_urls: urls };
-    cast.replicate_own(Op::MemberAttributes(attributes)).await?;
+    replicate_until_done(cast, Op::MemberAttributes(attributes), log).await?;
     info!(log, "published local member to cluster through raft"; "local-member-id" => %cast.identity().member,
         "cluster-id" => %cast.identity().cluster);
     if cast.own_view().cluster_version.is_none() {
-        cast.replicate_own(Op::ClusterVersion(ClusterVersion { version: CLUSTER_VERSION.to_owned() })).await?;
+        let version = ClusterVersion { version: CLUSTER_VERSION.to_owned() };
+        replicate_until_done(cast, Op::ClusterVersion(version), log).await?;
         info!(log, "set initial cluster version"; "cluster-version" => CLUSTER_VERSION);
     }
     metrics.set_cluster_version(CLUSTER_VERSION.trim_end_matches(".0"));
     Ok(())
+}
+
+/// Replaying a long log may take longer than a request may wait.
+async fn replicate_until_done(cast: &Cast, op: Op, log: &Logger) -> Result<(), StartError> {
+    loop {
+        match cast.replicate_own(op.clone()).await {
+            Ok(_) => return Ok(()),
+            Err(RequestError::Raft(error)) => {
+                warn!(log, "failed to publish local member to cluster through raft"; "error" => %error);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 fn quota_bytes(config: &Config) -> i64 {

@@ -18,6 +18,7 @@ use crate::actors::raft_node::{self, ConfChangeApplied};
 use crate::actors::snapshotter::{BackendDurable, CompactionFinished};
 use crate::actors::watch_hub::StoreChanged;
 use crate::cast::{Published, Reply, RequestError};
+use crate::ids::LogIndex;
 use crate::mvcc::EventKind;
 use crate::process;
 use crate::state::{Applied, Machine, Outcome, View};
@@ -55,6 +56,8 @@ pub struct Settings {
     pub delete_every: Duration,
     /// `--warning-apply-duration`.
     pub slow_apply: Duration,
+    /// The Snapshotter is told how far the backend is after so many entries, too (`--snapshot-count`).
+    pub report_entries: u64,
 }
 
 /// Where the Applier's mail goes.
@@ -76,6 +79,7 @@ pub struct Applier {
     waiting_for_deletion: Vec<(Reply, Result<Outcome, RequestError>)>,
     compacted_at: Duration,
     looked_at: Duration,
+    looked_at_index: LogIndex,
     clock: Clock,
     metrics: Metrics,
     log: Logger,
@@ -99,6 +103,7 @@ impl Applier {
             waiting_for_deletion: Vec::new(),
             compacted_at: Duration::ZERO,
             looked_at: Duration::ZERO,
+            looked_at_index: LogIndex(0),
             clock,
             metrics,
             log,
@@ -199,6 +204,7 @@ impl Applier {
     }
 
     fn look_at_backend(&mut self) {
+        self.looked_at_index = self.machine.applied();
         let looked = self.machine.backend().background_errors().and_then(|()| self.machine.durable_index());
         match looked {
             Ok(durable) => {
@@ -211,6 +217,10 @@ impl Applier {
 
 impl Actor for Applier {
     type Context = Context<Self>;
+
+    fn started(&mut self, _: &mut Self::Context) {
+        self.look_at_backend();
+    }
 }
 
 impl Handler<EntriesCommitted> for Applier {
@@ -218,6 +228,9 @@ impl Handler<EntriesCommitted> for Applier {
 
     fn handle(&mut self, slice: EntriesCommitted, _: &mut Self::Context) {
         self.apply(slice);
+        if self.machine.applied().0 >= self.looked_at_index.0 + self.settings.report_entries {
+            self.look_at_backend();
+        }
     }
 }
 

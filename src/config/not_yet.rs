@@ -110,7 +110,7 @@ const IGNORED: &[(&str, Asked, &str)] = &[
 
 fn has_other_members(config: &Config) -> bool {
     // One that cannot be parsed is refused elsewhere, with a better text.
-    config.initial_cluster_map().is_ok_and(|cluster| cluster.iter().any(|(name, _)| name != config.name))
+    config.initial_cluster_map().is_ok_and(|cluster| cluster.len() > 1)
 }
 
 impl Config {

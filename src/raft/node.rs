@@ -336,17 +336,23 @@ impl Node {
         while self.log_writes.len() < LOG_WRITES_MAX && self.raft.has_ready() {
             self.take_ready(effects);
         }
+        self.tell_status(effects);
         self.hand_to_applier(effects);
         self.answer_reads(effects);
         self.draw_election_timeout();
+    }
+
+    /// Before entries go to the Applier: nobody may see an applied index above the commit index.
+    fn tell_status(&mut self, effects: &mut Vec<Effect>) {
         let status = self.status();
-        if self.status != Some(status) {
-            let leadership_lost = self.status.is_some_and(|before| before.is_leader) && !status.is_leader;
-            self.status = Some(status);
-            effects.push(Effect::StatusChanged(status));
-            if leadership_lost {
-                self.fail_reads(effects);
-            }
+        if self.status == Some(status) {
+            return;
+        }
+        let leadership_lost = self.status.is_some_and(|before| before.is_leader) && !status.is_leader;
+        self.status = Some(status);
+        effects.push(Effect::StatusChanged(status));
+        if leadership_lost {
+            self.fail_reads(effects);
         }
     }
 

@@ -17,8 +17,10 @@ use std::time::Duration;
 const SMALL_STATE_BYTES: u64 = 8 << 20;
 /// a larger one only when the log has grown by at least this, or by the size of the state if that is more.
 const LOG_GROWTH_BYTES_MIN: u64 = 64 << 20;
-/// A backend that flushes by itself is only pushed when it has not done so for this long.
+/// A backend that flushes by itself is only pushed when it has not done so for this long,
 const FLUSH_EVERY: Duration = Duration::from_secs(30);
+/// or, when the state is small, for this long.
+const FLUSH_SMALL_EVERY: Duration = Duration::from_secs(5);
 /// Positions remembered as places to cut at; older ones are thinned out.
 const SAMPLES_MAX: usize = 1_024;
 
@@ -61,7 +63,7 @@ pub struct SnapshotPolicy {
     log_bytes: u64,
     log_bytes_at_snapshot: u64,
     cut: LogIndex,
-    flushed_at: Duration,
+    flushed_at: Option<Duration>,
 }
 
 impl SnapshotPolicy {
@@ -74,7 +76,7 @@ impl SnapshotPolicy {
             log_bytes: 0,
             log_bytes_at_snapshot: 0,
             cut,
-            flushed_at: Duration::ZERO,
+            flushed_at: None,
         }
     }
 
@@ -83,7 +85,7 @@ impl SnapshotPolicy {
     }
 
     pub fn flushed(&mut self, now: Duration) {
-        self.flushed_at = now;
+        self.flushed_at = Some(now);
     }
 
     pub fn snapshot_taken(&mut self, index: LogIndex) {
@@ -116,7 +118,9 @@ impl SnapshotPolicy {
         if self.settings.keeps_snapshot && due(self.snapshot) && self.has_grown(state_bytes) {
             return Action::TakeSnapshot;
         }
-        if self.settings.is_durable && due(durable) && now >= self.flushed_at + FLUSH_EVERY {
+        let pause = if state_bytes <= SMALL_STATE_BYTES { FLUSH_SMALL_EVERY } else { FLUSH_EVERY };
+        let may_flush = self.flushed_at.is_none_or(|flushed| now >= flushed + pause);
+        if self.settings.is_durable && due(durable) && may_flush {
             return Action::Flush;
         }
         Action::Wait

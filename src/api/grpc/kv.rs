@@ -164,7 +164,8 @@ fn is_small(view: &View, range: &pb::RangeRequest) -> bool {
 fn check_streamable(range: &pb::RangeRequest) -> Result<(), RequestError> {
     use pb::range_request::{SortOrder, SortTarget};
     let in_key_order = match range.sort_order() {
-        SortOrder::None | SortOrder::Ascend => range.sort_target() == SortTarget::Key,
+        SortOrder::None => true,
+        SortOrder::Ascend => range.sort_target() == SortTarget::Key,
         SortOrder::Descend => false,
     };
     if !in_key_order {
