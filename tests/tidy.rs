@@ -54,6 +54,13 @@ fn messages() -> BTreeMap<String, (String, String)> {
     found
 }
 
+/// The fields of a message, as they are written.
+fn fields(file: &str, name: &str) -> Option<String> {
+    let source = read(&root().join(format!("src/actors/{file}.rs")));
+    let declaration = source.split(&format!("pub struct {name} {{")).nth(1)?;
+    declaration.split('}').next().map(str::to_owned)
+}
+
 /// `WatchHub` → `watch_hub`.
 fn snake(name: &str) -> String {
     let mut out = String::new();
@@ -119,11 +126,26 @@ fn the_table_of_messages_and_the_sources_agree() {
 fn a_reply_in_the_table_is_a_reply_in_the_source() {
     let (sources, table) = (messages(), table());
     for (name, (file, reply)) in &sources {
-        let source = read(&root().join(format!("src/actors/{file}.rs")));
-        let declaration = source.split(&format!("pub struct {name} {{")).nth(1).and_then(|rest| rest.split('}').next());
-        let has_channel = declaration.is_some_and(|fields| fields.contains("reply:"));
+        let has_channel = fields(file, name).is_some_and(|fields| fields.contains("reply:"));
         assert_eq!(table[name].has_reply, has_channel || reply != "()", "reply of {name}");
     }
+}
+
+/// What a client asked for is one trace across the cast, so the message that carries it in says which.
+#[test]
+fn every_request_from_the_edge_carries_its_span() {
+    // What the edge says by itself about a stream.
+    let not_requests = ["CloseStream", "StreamDrained"];
+    let table = table();
+    let requests = table.iter().filter(|(_, row)| row.from.iter().any(|from| from == "edge"));
+    let mut checked = 0;
+    for (name, _) in requests.filter(|(name, _)| !not_requests.contains(&name.as_str())) {
+        let (file, _) = &messages()[name];
+        let fields = fields(file, name).unwrap_or_else(|| panic!("{name} has no fields, and so no span"));
+        assert!(fields.contains("pub span: SpanContext"), "{name} carries no span");
+        checked += 1;
+    }
+    assert!(checked >= 10, "only {checked} requests: is the parser still right?");
 }
 
 #[test]

@@ -24,7 +24,7 @@ use crate::process;
 use crate::state::{Applied, Machine, Outcome, View};
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::trace::SpanContext;
+use crate::telemetry::trace::{Span, SpanContext};
 use actix::{Actor, Context, Handler, Message, Recipient};
 use raft::eraftpb::Entry;
 use slog::Logger;
@@ -111,7 +111,8 @@ impl Applier {
     }
 
     fn apply(&mut self, slice: EntriesCommitted) {
-        let (started, started_wall) = (self.clock.now(), self.clock.wall());
+        let started = self.clock.now();
+        let mut spans = SlicedSpans::start(&slice.waiters);
         let applied = match self.machine.apply(&slice.entries) {
             Ok(applied) => applied,
             Err(error) => process::fatal(&self.log, &format!("a committed entry could not be applied: {error}")),
@@ -119,16 +120,7 @@ impl Applier {
         self.published.store(self.machine.view());
         let ended = self.clock.now();
 
-        let spans: Vec<SpanContext> = slice
-            .waiters
-            .iter()
-            .flatten()
-            .filter(|waiter| waiter.span.is_sampled())
-            .map(|waiter| waiter.span.clone())
-            .collect();
-        for span in &spans {
-            span.record("Applier", started_wall, self.clock.wall());
-        }
+        spans.end(&applied.outcomes);
         self.count(&applied);
         if !applied.changes.is_empty() || applied.compacted.is_some() {
             self.metrics.mvcc.current_revision.set(self.machine.revision().0);
@@ -137,11 +129,15 @@ impl Applier {
                 changes: applied.changes.into(),
                 compacted: applied.compacted,
                 view,
-                spans,
+                spans: spans.of_store,
             });
         }
         if !applied.leases.is_empty() {
-            self.links.leases_changed.do_send(LeasesChanged { changes: applied.leases, now: ended });
+            self.links.leases_changed.do_send(LeasesChanged {
+                changes: applied.leases,
+                now: ended,
+                spans: spans.of_leases,
+            });
         }
         for change in applied.conf_changes {
             self.links.conf_change_applied.do_send(ConfChangeApplied { change });
@@ -211,6 +207,42 @@ impl Applier {
                 self.links.backend_durable.do_send(BackendDurable { durable, view: self.published.load() });
             }
             Err(error) => process::fatal(&self.log, &format!("the storage backend failed: {error}")),
+        }
+    }
+}
+
+/// The spans of one slice: one for each sampled request in it, and who is to go on with which trace.
+#[derive(Default)]
+struct SlicedSpans {
+    /// By place in the slice.
+    running: Vec<(usize, Span)>,
+    of_store: Vec<SpanContext>,
+    of_leases: Vec<SpanContext>,
+}
+
+impl SlicedSpans {
+    fn start(waiters: &[Option<Waiter>]) -> Self {
+        let sampled = waiters.iter().enumerate().filter_map(|(place, waiter)| {
+            let span = &waiter.as_ref()?.span;
+            span.is_sampled().then(|| (place, span.child("Applier")))
+        });
+        SlicedSpans { running: sampled.collect(), ..Default::default() }
+    }
+
+    fn end(&mut self, outcomes: &[Result<Outcome, RequestError>]) {
+        for (place, mut span) in self.running.drain(..) {
+            match outcomes.get(place) {
+                Some(Ok(Outcome::Put(_) | Outcome::DeleteRange(_) | Outcome::Txn(_) | Outcome::Compact(_))) => {
+                    self.of_store.push(span.context());
+                }
+                Some(Ok(Outcome::LeaseGrant(_))) => self.of_leases.push(span.context()),
+                Some(Ok(Outcome::LeaseRevoke(_))) => {
+                    self.of_store.push(span.context());
+                    self.of_leases.push(span.context());
+                }
+                Some(Ok(Outcome::Done)) | None => {}
+                Some(Err(error)) => span.error(error.to_string()),
+            }
         }
     }
 }

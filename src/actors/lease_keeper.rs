@@ -39,12 +39,15 @@ pub struct KeepAlive {
 #[rtype(result = "TimeLeft")]
 pub struct LookUpTimeLeft {
     pub lease: LeaseId,
+    pub span: SpanContext,
 }
 
 /// Query: which leases are there? On the leader, those that expire soonest come first.
 #[derive(Debug, Message)]
 #[rtype(result = "Vec<LeaseId>")]
-pub struct ListLeases;
+pub struct ListLeases {
+    pub span: SpanContext,
+}
 
 /// Event, from the Applier: what a slice did to leases, in order. Sent before the [`Applied`] that covers it, so whoever
 /// waited for a read index finds it here.
@@ -55,12 +58,14 @@ pub struct ListLeases;
 pub struct LeasesChanged {
     pub changes: Vec<LeaseChange>,
     pub now: Duration,
+    /// The sampled requests among those behind the changes.
+    pub spans: Vec<SpanContext>,
 }
 
 struct Waiting {
     reply: oneshot::Sender<Answer>,
     until: Duration,
-    _span: Span,
+    span: Span,
 }
 
 pub struct LeaseKeeper {
@@ -108,9 +113,10 @@ impl LeaseKeeper {
                     if matches!(answer, Answer::Renewed { .. }) {
                         self.metrics.lease.renewed.inc();
                     }
-                    if let Some(waiting) = self.waiting.remove(&request) {
+                    if let Some(Waiting { reply, span, .. }) = self.waiting.remove(&request) {
+                        drop(span);
                         // The client may have gone; then nobody needs the answer.
-                        let _ = waiting.reply.send(answer);
+                        let _ = reply.send(answer);
                     }
                 }
                 Effect::Expired { leases, term } => {
@@ -142,7 +148,7 @@ impl Handler<KeepAlive> for LeaseKeeper {
         let KeepAlive { lease, confirmed, reply, span } = keep_alive;
         self.next_request += 1;
         let request = KeepAliveId(self.next_request);
-        let waiting = Waiting { reply, until: now + self.request_timeout, _span: span.child("LeaseKeeper") };
+        let waiting = Waiting { reply, until: now + self.request_timeout, span: span.child("LeaseKeeper") };
         self.waiting.insert(request, waiting);
         self.step(now, Input::KeepAlive { request, lease, confirmed });
     }
@@ -152,6 +158,7 @@ impl Handler<LookUpTimeLeft> for LeaseKeeper {
     type Result = MessageResult<LookUpTimeLeft>;
 
     fn handle(&mut self, query: LookUpTimeLeft, _: &mut Self::Context) -> Self::Result {
+        let _span = query.span.child("LeaseKeeper");
         MessageResult(self.core.time_left(self.clock.now(), query.lease))
     }
 }
@@ -159,7 +166,8 @@ impl Handler<LookUpTimeLeft> for LeaseKeeper {
 impl Handler<ListLeases> for LeaseKeeper {
     type Result = MessageResult<ListLeases>;
 
-    fn handle(&mut self, _: ListLeases, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, query: ListLeases, _: &mut Self::Context) -> Self::Result {
+        let _span = query.span.child("LeaseKeeper");
         MessageResult(self.core.ids())
     }
 }
@@ -168,6 +176,7 @@ impl Handler<LeasesChanged> for LeaseKeeper {
     type Result = ();
 
     fn handle(&mut self, changed: LeasesChanged, _: &mut Self::Context) {
+        let _spans: Vec<Span> = changed.spans.iter().map(|span| span.child("LeaseKeeper")).collect();
         for change in changed.changes {
             let input = match change {
                 LeaseChange::Granted { grant, ttl_secs } => {

@@ -88,7 +88,7 @@ impl LogWriter {
         let Some(last) = self.queue.last() else { return };
         let number = last.write.number;
         let started = self.clock.wall();
-        let mut spans = Vec::new();
+        let mut spans: Vec<SpanContext> = Vec::new();
         let writes: Vec<LogWrite> = self
             .queue
             .drain(..)
@@ -101,6 +101,10 @@ impl LogWriter {
             Ok(written) => written,
             Err(error) => process::fatal(&self.log, &format!("{WRITE_FAILED}: {error}")),
         };
+        if !spans.is_empty() {
+            let ended = self.clock.wall();
+            spans.iter().for_each(|span| span.record("LogWriter", started, ended));
+        }
         self.raft_node.do_send(LogPersisted { number });
         self.tell_growth();
         self.metrics.disk.wal_fsync.observe(written.sync.as_secs_f64());
@@ -108,9 +112,6 @@ impl LogWriter {
         self.metrics.disk.wal_write_bytes.add(written.bytes as i64);
         if written.sync > SLOW_SYNC {
             slog::warn!(self.log, "slow fdatasync"; "took" => ?written.sync, "expected-duration" => ?SLOW_SYNC);
-        }
-        for span in spans {
-            span.record("LogWriter", started, self.clock.wall());
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::actors::snapshotter::LogCut;
 use crate::cast::{Published, Reply, RequestError};
 use crate::ids::{LogIndex, RequestId, Term};
 use crate::lease::Grant;
-use crate::raft::node::{Effect, Node, Proposal, Status};
+use crate::raft::node::{Effect, Node, Proposal, RaftError, Status};
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::{Span, SpanContext};
@@ -26,7 +26,7 @@ use castd_proto::castdpb;
 use prost::Message as _;
 use raft::eraftpb::{ConfChangeV2, EntryType};
 use slog::Logger;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -120,7 +120,7 @@ pub struct Links {
 
 enum Waiting {
     Write { reply: Reply, span: Span },
-    Read { reply: oneshot::Sender<Result<(), RequestError>>, _span: Span },
+    Read { reply: oneshot::Sender<Result<(), RequestError>>, span: Span },
 }
 
 pub struct RaftNode {
@@ -135,8 +135,8 @@ pub struct RaftNode {
     waiting: HashMap<RequestId, Waiting>,
     next_request: u64,
     effects: Vec<Effect>,
-    /// Sampled requests on their way into the log: their spans follow the next write.
-    spans_to_log: Vec<SpanContext>,
+    /// Sampled requests on their way into the log, oldest first.
+    sampled_to_log: VecDeque<RequestId>,
     batch_messages: usize,
     batch_bytes: usize,
     batch_since: Duration,
@@ -163,7 +163,7 @@ impl RaftNode {
             waiting: HashMap::new(),
             next_request: 0,
             effects: Vec::new(),
-            spans_to_log: Vec::new(),
+            sampled_to_log: VecDeque::new(),
             batch_messages: 0,
             batch_bytes: 0,
             batch_since: Duration::ZERO,
@@ -213,7 +213,7 @@ impl RaftNode {
         match effect {
             Effect::Send(messages) => self.links.peer_links.do_send(Send { messages }),
             Effect::AppendLog(write) => {
-                let spans = std::mem::take(&mut self.spans_to_log);
+                let spans = self.spans_of_write();
                 self.links.log_writer.do_send(AppendLog { write, spans });
             }
             Effect::EntriesCommitted(entries) => {
@@ -231,18 +231,24 @@ impl RaftNode {
             }
             Effect::ReadsReady(requests) => {
                 for request in requests {
-                    if let Some(Waiting::Read { reply, .. }) = self.waiting.remove(&request) {
+                    if let Some(Waiting::Read { reply, span }) = self.waiting.remove(&request) {
+                        drop(span);
                         // The client may have gone; then nobody needs the answer.
                         let _ = reply.send(Ok(()));
                     }
                 }
             }
             Effect::Failed(request, error) => match self.waiting.remove(&request) {
-                Some(Waiting::Write { reply, .. }) => {
+                Some(Waiting::Write { reply, span }) => {
+                    if span.is_recording() {
+                        self.sampled_to_log.retain(|sampled| *sampled != request);
+                    }
+                    end_failed(span, &error);
                     self.metrics.server.proposals_failed.inc();
                     reply.fail(error.into());
                 }
-                Some(Waiting::Read { reply, .. }) => {
+                Some(Waiting::Read { reply, span }) => {
+                    end_failed(span, &error);
                     self.metrics.server.read_indexes_failed.inc();
                     let _ = reply.send(Err(error.into()));
                 }
@@ -254,6 +260,18 @@ impl RaftNode {
                 crate::process::fatal(&self.log, &format!("received a snapshot at {position:?}, which needs peers"));
             }
         }
+    }
+
+    /// The sampled requests whose entries the next write takes along: proposals enter the log in the order they came in.
+    fn spans_of_write(&mut self) -> Vec<SpanContext> {
+        let mut spans = Vec::new();
+        let last = self.node.last_proposed();
+        while let Some(request) = self.sampled_to_log.pop_front_if(|request| Some(*request) <= last) {
+            if let Some(Waiting::Write { span, .. }) = self.waiting.get(&request) {
+                spans.push(span.context());
+            }
+        }
+        spans
     }
 
     fn status_changed(&mut self, status: Status, now: Duration) {
@@ -321,10 +339,11 @@ impl Handler<Propose> for RaftNode {
         let now = self.clock.now();
         let bytes = propose.data.len();
         let span = propose.span.child("RaftNode");
-        if span.is_recording() {
-            self.spans_to_log.push(span.context());
-        }
+        let is_sampled = span.is_recording();
         let request = self.wait(Waiting::Write { reply: propose.reply, span });
+        if is_sampled {
+            self.sampled_to_log.push_back(request);
+        }
         self.node.propose(now, Proposal { request, kind: propose.kind, data: propose.data });
         self.batch(bytes, now, context);
     }
@@ -335,7 +354,7 @@ impl Handler<ReadIndex> for RaftNode {
 
     fn handle(&mut self, read: ReadIndex, context: &mut Self::Context) {
         let now = self.clock.now();
-        let request = self.wait(Waiting::Read { reply: read.reply, _span: read.span.child("RaftNode") });
+        let request = self.wait(Waiting::Read { reply: read.reply, span: read.span.child("RaftNode") });
         self.node.read_index(now, request);
         self.batch(0, now, context);
     }
@@ -394,6 +413,12 @@ impl Handler<LogCut> for RaftNode {
 
     fn handle(&mut self, cut: LogCut, _: &mut Self::Context) {
         self.node.log_cut(cut.position);
+    }
+}
+
+fn end_failed(mut span: Span, error: &RaftError) {
+    if span.is_recording() {
+        span.error(error.to_string());
     }
 }
 

@@ -15,7 +15,7 @@ use crate::process;
 use crate::state::View;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::trace::SpanContext;
+use crate::telemetry::trace::{Span, SpanContext};
 use crate::watch::{CatchUpBatch, Cohort, Effect, Hub, Input, NewWatch, Refusal, Reply, Source, StreamId};
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult};
 use slog::Logger;
@@ -28,6 +28,7 @@ use tokio::sync::mpsc;
 #[rtype(result = "StreamId")]
 pub struct OpenStream {
     pub replies: mpsc::UnboundedSender<Reply>,
+    pub span: SpanContext,
 }
 
 /// Command: forget the stream and its watchers.
@@ -52,6 +53,7 @@ pub struct OpenWatch {
 pub struct RefuseWatch {
     pub stream: StreamId,
     pub refusal: Refusal,
+    pub span: SpanContext,
 }
 
 /// Command: end one watch. Answered on the stream, unless there is no such watch.
@@ -60,6 +62,7 @@ pub struct RefuseWatch {
 pub struct CancelWatch {
     pub stream: StreamId,
     pub watch_id: i64,
+    pub span: SpanContext,
 }
 
 /// Query: how far has the stream been told everything? Answered on the stream, or not at all if it lags.
@@ -67,6 +70,7 @@ pub struct CancelWatch {
 #[rtype(result = "()")]
 pub struct RequestProgress {
     pub stream: StreamId,
+    pub span: SpanContext,
 }
 
 /// Event, from the edge: replies that were charged with so many bytes have gone out to the client.
@@ -87,6 +91,7 @@ pub struct StoreChanged {
     /// The store was compacted up to here.
     pub compacted: Option<Revision>,
     pub view: Arc<View>,
+    /// The sampled requests among those behind the changes.
     pub spans: Vec<SpanContext>,
 }
 
@@ -165,6 +170,7 @@ impl Handler<OpenStream> for WatchHub {
     type Result = MessageResult<OpenStream>;
 
     fn handle(&mut self, open: OpenStream, context: &mut Self::Context) -> Self::Result {
+        let _span = open.span.child("WatchHub");
         self.next_stream += 1;
         let stream = StreamId(self.next_stream);
         self.streams.insert(stream, open.replies);
@@ -195,6 +201,7 @@ impl Handler<RefuseWatch> for WatchHub {
     type Result = ();
 
     fn handle(&mut self, refuse: RefuseWatch, context: &mut Self::Context) {
+        let _span = refuse.span.child("WatchHub");
         self.step(Input::RefuseWatch { stream: refuse.stream, refusal: refuse.refusal }, context);
     }
 }
@@ -203,7 +210,8 @@ impl Handler<CancelWatch> for WatchHub {
     type Result = ();
 
     fn handle(&mut self, cancel: CancelWatch, context: &mut Self::Context) {
-        let CancelWatch { stream, watch_id } = cancel;
+        let CancelWatch { stream, watch_id, span } = cancel;
+        let _span = span.child("WatchHub");
         self.step(Input::CancelWatch { stream, watch_id, reason: String::new() }, context);
     }
 }
@@ -212,6 +220,7 @@ impl Handler<RequestProgress> for WatchHub {
     type Result = ();
 
     fn handle(&mut self, request: RequestProgress, context: &mut Self::Context) {
+        let _span = request.span.child("WatchHub");
         self.step(Input::RequestProgress { stream: request.stream }, context);
     }
 }
@@ -228,14 +237,10 @@ impl Handler<StoreChanged> for WatchHub {
     type Result = ();
 
     fn handle(&mut self, changed: StoreChanged, context: &mut Self::Context) {
-        let started = if changed.spans.is_empty() { None } else { Some(self.clock.wall()) };
+        let _spans: Vec<Span> = changed.spans.iter().map(|span| span.child("WatchHub")).collect();
         self.step(Input::StoreChanged { changes: changed.changes }, context);
         if let Some(revision) = changed.compacted {
             self.step(Input::Compacted { revision }, context);
-        }
-        if let Some(started) = started {
-            let ended = self.clock.wall();
-            changed.spans.iter().for_each(|span| span.record("WatchHub", started, ended));
         }
     }
 }

@@ -247,6 +247,11 @@ impl Node {
         self.queue.push_back(Queued { proposal, deadline });
     }
 
+    /// The newest request that is in raft's log and not yet committed. Those before it got there first.
+    pub fn last_proposed(&self) -> Option<RequestId> {
+        self.pending.back().map(|pending| pending.request)
+    }
+
     pub fn read_index(&mut self, now: Duration, request: RequestId) {
         let deadline = now + self.settings.request_timeout;
         self.reads_new.push(WaitingRead { request, deadline });

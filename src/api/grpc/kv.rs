@@ -3,11 +3,10 @@
 //! Writes go through raft; reads wait for a read index unless they are serializable, and then read the published view
 //! without queueing behind any write.
 
-use crate::api::grpc::{Admitted, Edge, range_stream};
+use crate::api::grpc::{Admitted, Edge, range_stream, span};
 use crate::cast::{Cast, RequestError};
 use crate::mvcc::check;
 use crate::state::{Outcome, View};
-use crate::telemetry::trace::Span;
 use castd_proto::Rpc;
 use castd_proto::castdpb::raft_request::Op;
 use castd_proto::etcdserverpb as pb;
@@ -26,7 +25,7 @@ impl Kv for Edge {
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
         self.unary(Rpc::KvRange, request, |mut admitted, range| async move {
             check::range(&range)?;
-            admitted.describe(|span| describe_range(span, &range));
+            admitted.describe("range", |request| span::range(request, &range));
             let view = view_for(&self.cast, &admitted, range.serializable).await?;
             self.metrics.mvcc.range.inc();
             read_range(view, range, &self.cast).await
@@ -38,11 +37,12 @@ impl Kv for Edge {
         &self,
         request: Request<pb::RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
-        self.unary(Rpc::KvRangeStream, request, |admitted, range| async move {
+        self.unary(Rpc::KvRangeStream, request, |mut admitted, range| async move {
             check::range(&range)?;
             check_streamable(&range)?;
+            admitted.describe("range_streaming", |request| span::range(request, &range));
             let view = view_for(&self.cast, &admitted, range.serializable).await?;
-            range_stream::open(admitted.permit, view, range, self.cast.clone())
+            range_stream::open(admitted, view, range, self.cast.clone())
         })
         .await
     }
@@ -50,7 +50,7 @@ impl Kv for Edge {
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
         self.unary(Rpc::KvPut, request, |mut admitted, put| async move {
             check::put(&put)?;
-            admitted.describe(|span| span.attribute("key", text(&put.key)));
+            admitted.describe("put", |request| span::put(request, &put));
             match self.cast.replicate(&admitted.permit, Op::Put(put), admitted.span()).await? {
                 Outcome::Put(mut answer) => {
                     fill(&self.cast, &mut answer.header);
@@ -66,8 +66,9 @@ impl Kv for Edge {
         &self,
         request: Request<pb::DeleteRangeRequest>,
     ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
-        self.unary(Rpc::KvDeleteRange, request, |admitted, delete| async move {
+        self.unary(Rpc::KvDeleteRange, request, |mut admitted, delete| async move {
             check::delete_range(&delete)?;
+            admitted.describe("delete_range", |request| span::delete_range(request, &delete));
             match self.cast.replicate(&admitted.permit, Op::DeleteRange(delete), admitted.span()).await? {
                 Outcome::DeleteRange(mut answer) => {
                     fill(&self.cast, &mut answer.header);
@@ -82,7 +83,7 @@ impl Kv for Edge {
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
         self.unary(Rpc::KvTxn, request, |mut admitted, txn| async move {
             check::txn(&txn, self.cast.limits().txn_ops_max)?;
-            admitted.describe(|span| describe_txn(span, &txn));
+            admitted.describe("txn", |request| span::txn(request, &txn));
             let mut answer = if check::read_only(&txn) {
                 let view = view_for(&self.cast, &admitted, check::serializable(&txn)).await?;
                 view.mvcc.txn(&txn)?
@@ -103,10 +104,7 @@ impl Kv for Edge {
         request: Request<pb::CompactionRequest>,
     ) -> Result<Response<pb::CompactionResponse>, Status> {
         self.unary(Rpc::KvCompact, request, |mut admitted, compact| async move {
-            admitted.describe(|span| {
-                span.attribute("rev", compact.revision);
-                span.attribute("is_physical", compact.physical);
-            });
+            admitted.describe("compact", |request| span::compact(request, &compact));
             match self.cast.replicate(&admitted.permit, Op::Compact(compact), admitted.span()).await? {
                 Outcome::Compact(mut answer) => {
                     fill(&self.cast, &mut answer.header);
@@ -177,28 +175,4 @@ fn check_streamable(range: &pb::RangeRequest) -> Result<(), RequestError> {
         return Err(RequestError::RangeStreamUnsupported("revision filters"));
     }
     Ok(())
-}
-
-/// Keys are bytes; traces are text.
-fn text(key: &[u8]) -> String {
-    String::from_utf8_lossy(key).into_owned()
-}
-
-fn describe_range(span: &mut Span, range: &pb::RangeRequest) {
-    span.attribute("range_begin", text(&range.key));
-    span.attribute("range_end", text(&range.range_end));
-    span.attribute("rev", range.revision);
-    span.attribute("limit", range.limit);
-    span.attribute("count_only", range.count_only);
-    span.attribute("keys_only", range.keys_only);
-}
-
-fn describe_txn(span: &mut Span, txn: &pb::TxnRequest) {
-    if let Some(compare) = txn.compare.first() {
-        span.attribute("compare_first_key", text(&compare.key));
-    }
-    span.attribute("compare_len", txn.compare.len() as i64);
-    span.attribute("success_len", txn.success.len() as i64);
-    span.attribute("failure_len", txn.failure.len() as i64);
-    span.attribute("read_only", check::read_only(txn));
 }

@@ -7,12 +7,14 @@
 
 use crate::actors::lease_keeper::{KeepAlive, ListLeases, LookUpTimeLeft};
 use crate::api::grpc::long_call::LongCall;
-use crate::api::grpc::{Admitted, Edge};
+use crate::api::grpc::{Admitted, Edge, span};
+use crate::api::permit::Permit;
 use crate::cast::RequestError;
 use crate::ids::{LeaseId, Term};
 use crate::lease::{Answer, LeaseError, TTL_SECS_MAX, TimeLeft, ttl_secs_min};
 use crate::raft::node::RaftError;
 use crate::state::Outcome;
+use crate::telemetry::trace::SpanContext;
 use castd_proto::Rpc;
 use castd_proto::castdpb::raft_request::Op;
 use castd_proto::etcdserverpb as pb;
@@ -34,7 +36,7 @@ impl Lease for Edge {
         &self,
         request: Request<pb::LeaseGrantRequest>,
     ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
-        self.unary(Rpc::LeaseGrant, request, |admitted, mut grant| async move {
+        self.unary(Rpc::LeaseGrant, request, |mut admitted, mut grant| async move {
             if grant.ttl > TTL_SECS_MAX {
                 return Err(LeaseError::TtlTooLarge.into());
             }
@@ -44,6 +46,7 @@ impl Lease for Edge {
                 if chosen_here {
                     grant.id = self.new_lease_id(&admitted);
                 }
+                admitted.describe("lease_grant", |request| span::lease_grant(request, &grant));
                 match self.cast.replicate(&admitted.permit, Op::LeaseGrant(grant), admitted.span()).await {
                     Ok(Outcome::LeaseGrant(mut answer)) => {
                         self.fill(&mut answer.header);
@@ -62,7 +65,8 @@ impl Lease for Edge {
         &self,
         request: Request<pb::LeaseRevokeRequest>,
     ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
-        self.unary(Rpc::LeaseRevoke, request, |admitted, revoke| async move {
+        self.unary(Rpc::LeaseRevoke, request, |mut admitted, revoke| async move {
+            admitted.describe("lease_revoke", |request| span::lease(request, revoke.id));
             match self.cast.replicate(&admitted.permit, Op::LeaseRevoke(revoke), admitted.span()).await? {
                 Outcome::LeaseRevoke(mut answer) => {
                     self.fill(&mut answer.header);
@@ -98,7 +102,11 @@ impl Lease for Edge {
             };
             let lease = LeaseId(query.id);
             let keeper = self.cast.lease_keeper(&admitted.permit);
-            match keeper.send(LookUpTimeLeft { lease }).await.map_err(|_| RequestError::Stopped)? {
+            match keeper
+                .send(LookUpTimeLeft { lease, span: admitted.span() })
+                .await
+                .map_err(|_| RequestError::Stopped)?
+            {
                 TimeLeft::Known { ttl_secs, remaining_secs } => {
                     answer.ttl = remaining_secs;
                     answer.granted_ttl = ttl_secs;
@@ -122,7 +130,7 @@ impl Lease for Edge {
     ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
         self.unary(Rpc::LeaseLeases, request, |admitted, _| async move {
             let keeper = self.cast.lease_keeper(&admitted.permit);
-            let ids = keeper.send(ListLeases).await.map_err(|_| RequestError::Stopped)?;
+            let ids = keeper.send(ListLeases { span: admitted.span() }).await.map_err(|_| RequestError::Stopped)?;
             // The keeper knows the order, the view what there is: it hears of a revoke a moment after watchers do.
             let view = self.cast.local_view(&admitted.permit);
             let leases = ids.into_iter().filter(|lease| view.leases.get(*lease).is_some());
@@ -159,16 +167,16 @@ impl Edge {
     }
 
     /// Answers the TTL: 0 if there is no such lease.
-    async fn keep_alive(&self, admitted: &Admitted, lease: LeaseId) -> Result<i64, RequestError> {
-        match self.ask_to_keep_alive(admitted, lease, None).await? {
+    async fn keep_alive(&self, permit: &Permit, lease: LeaseId, span: SpanContext) -> Result<i64, RequestError> {
+        match self.ask_to_keep_alive(permit, lease, None, span.clone()).await? {
             Answer::Renewed { ttl_secs } => return Ok(ttl_secs),
             Answer::Gone => return Ok(0),
             Answer::NotLeader => return Err(RequestError::NoLeader),
             Answer::Unconfirmed => {}
         }
         let term = self.cast.status().term;
-        self.cast.linearizable_view(&admitted.permit, admitted.span()).await?;
-        match self.ask_to_keep_alive(admitted, lease, Some(term)).await? {
+        self.cast.linearizable_view(permit, span.clone()).await?;
+        match self.ask_to_keep_alive(permit, lease, Some(term), span).await? {
             Answer::Renewed { ttl_secs } => Ok(ttl_secs),
             Answer::Gone => Ok(0),
             Answer::NotLeader | Answer::Unconfirmed => Err(RaftError::LeaderChanged.into()),
@@ -177,13 +185,13 @@ impl Edge {
 
     async fn ask_to_keep_alive(
         &self,
-        admitted: &Admitted,
+        permit: &Permit,
         lease: LeaseId,
         confirmed: Option<Term>,
+        span: SpanContext,
     ) -> Result<Answer, RequestError> {
         let (reply, answer) = oneshot::channel();
-        let span = admitted.span();
-        self.cast.lease_keeper(&admitted.permit).do_send(KeepAlive { lease, confirmed, reply, span });
+        self.cast.lease_keeper(permit).do_send(KeepAlive { lease, confirmed, reply, span });
         answer.await.map_err(|_| RaftError::Timeout.into())
     }
 }
@@ -226,8 +234,11 @@ impl KeepAlives {
         self.call.received();
         let edge = self.call.edge.clone();
         // Taken before the renewal, so that its revision is not later than that.
-        let header = edge.cast.header(edge.cast.local_view(&self.call.admitted.permit).mvcc.revision().0);
-        match edge.keep_alive(&self.call.admitted, LeaseId(id)).await {
+        let admitted = &self.call.admitted;
+        let header = edge.cast.header(edge.cast.local_view(&admitted.permit).mvcc.revision().0);
+        let mut renewal = admitted.request("lease_renew");
+        span::lease(&mut renewal, id);
+        match edge.keep_alive(&admitted.permit, LeaseId(id), renewal.context()).await {
             Ok(ttl) => {
                 self.call.sent();
                 Some(Ok(pb::LeaseKeepAliveResponse { header: Some(header), id, ttl }))

@@ -5,6 +5,7 @@
 //!   `hasleader`, and none for three elections ┴▶ LongCall::poll_end ──▶ the stream's last item
 //! ```
 
+use crate::api::grpc::span::ServerSpan;
 use crate::api::grpc::{Admitted, Edge};
 use crate::api::status::EtcdError;
 use crate::cast::RequestError;
@@ -33,8 +34,9 @@ pub struct LongCall {
     stopping: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Only if the client asked for it.
     leader: Option<LeaderLooks>,
-    /// How it ended, if it was not the client who went away.
-    ended: Option<Code>,
+    span: ServerSpan,
+    /// How it ended, and the reason, if it was not the client who went away.
+    ended: Option<(Code, String)>,
 }
 
 impl LongCall {
@@ -42,18 +44,23 @@ impl LongCall {
     /// As [`Edge::admit`].
     pub fn begin(edge: &Edge, rpc: Rpc, metadata: &MetadataMap) -> Result<Self, Status> {
         let started = edge.clock.now();
-        let admitted = edge.admit(rpc, metadata).map_err(|error| {
-            let status = Status::from(error);
-            edge.metrics.grpc.of(rpc).handled(status.code(), Duration::ZERO);
-            status
-        })?;
+        let span = ServerSpan::start(&edge.tracer, rpc, metadata);
+        let admitted = match edge.admit(rpc, metadata, &span) {
+            Ok(admitted) => admitted,
+            Err(error) => {
+                let status = Status::from(error);
+                edge.metrics.grpc.of(rpc).handled(status.code(), Duration::ZERO);
+                span.end(status.code(), status.message());
+                return Err(status);
+            }
+        };
         let leader = metadata.get("hasleader").is_some_and(|value| value == "true").then(|| {
             let mut interval = interval(edge.settings.election_timeout.max(Duration::from_millis(1)));
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
             LeaderLooks { interval, without: 0 }
         });
         let stopping = Box::pin(edge.stopping.clone().cancelled_owned());
-        Ok(Self { edge: edge.clone(), admitted, rpc, started, stopping, leader, ended: None })
+        Ok(Self { edge: edge.clone(), admitted, rpc, started, stopping, leader, span, ended: None })
     }
 
     /// Ready when the call has to end, with the reason.
@@ -83,13 +90,13 @@ impl LongCall {
     /// Notes how the call ends; answers what the client is told.
     pub fn fail(&mut self, error: impl Into<Status>) -> Status {
         let status = error.into();
-        self.ended = Some(status.code());
+        self.ended = Some((status.code(), status.message().to_owned()));
         status
     }
 
     /// The client has no more to ask and has all its answers.
     pub fn complete(&mut self) {
-        self.ended = Some(Code::Ok);
+        self.ended = Some((Code::Ok, String::new()));
     }
 
     pub fn is_over(&self) -> bool {
@@ -99,8 +106,9 @@ impl LongCall {
 
 impl Drop for LongCall {
     fn drop(&mut self) {
-        let code = self.ended.unwrap_or(EtcdError::WatchCanceled.code());
+        let (code, reason) = self.ended.take().unwrap_or((EtcdError::WatchCanceled.code(), String::new()));
         let took = self.edge.clock.now().saturating_sub(self.started);
         self.edge.metrics.grpc.of(self.rpc).handled(code, took);
+        std::mem::take(&mut self.span).end(code, &reason);
     }
 }

@@ -16,8 +16,10 @@ mod lock;
 mod long_call;
 mod maintenance;
 mod range_stream;
+mod span;
 mod watch;
 
+use crate::api::grpc::span::ServerSpan;
 use crate::api::listen::Routes;
 use crate::api::permit::{Caller, Permit, authorize};
 use crate::cast::{Cast, RequestError};
@@ -61,21 +63,30 @@ pub struct Edge {
     pub log: slog::Logger,
 }
 
-/// A call that may go on: the permit, and the span that its messages carry.
+/// A call that may go on: the permit, and where its messages belong in which trace.
 pub struct Admitted {
     pub permit: Permit,
-    span: Span,
+    call: SpanContext,
+    /// What etcd calls the request, beside the span of the call as gRPC has it. Not every call has one.
+    request: Span,
 }
 
 impl Admitted {
+    /// What messages to the cast carry.
     pub fn span(&self) -> SpanContext {
-        self.span.context()
+        if self.request.is_recording() { self.request.context() } else { self.call.clone() }
     }
 
-    /// Describes the request in its trace; costs nothing when it is not sampled.
-    pub fn describe(&mut self, attributes: impl FnOnce(&mut Span)) {
-        if self.span.is_recording() {
-            attributes(&mut self.span);
+    /// A span for one of many requests on a stream.
+    pub fn request(&self, name: &'static str) -> Span {
+        self.call.child(name)
+    }
+
+    /// Begins the request's span, which lasts as long as `self`. Costs nothing when the call is not sampled.
+    pub fn describe(&mut self, name: &'static str, attributes: impl FnOnce(&mut Span)) {
+        if self.call.is_sampled() {
+            self.request = self.call.child(name);
+            attributes(&mut self.request);
         }
     }
 }
@@ -83,7 +94,7 @@ impl Admitted {
 impl Edge {
     /// Everything that has to hold before a handler runs (etcd's interceptors, in their order), and what is counted of
     /// every call.
-    pub fn admit(&self, rpc: Rpc, metadata: &MetadataMap) -> Result<Admitted, RequestError> {
+    pub fn admit(&self, rpc: Rpc, metadata: &MetadataMap, call: &ServerSpan) -> Result<Admitted, RequestError> {
         let calls = self.metrics.grpc.of(rpc);
         calls.started.inc();
         let version = client_api_version(metadata)?;
@@ -96,7 +107,7 @@ impl Edge {
             return Err(RequestError::NoLeader);
         }
         let permit = authorize(&Caller::Anonymous, rpc)?;
-        Ok(Admitted { permit, span: self.tracer.root(rpc.path(), metadata.as_ref()) })
+        Ok(Admitted { permit, call: call.context(), request: Span::default() })
     }
 
     /// Runs one call that has one request message: unary, or a server stream up to its opening.
@@ -109,7 +120,8 @@ impl Edge {
         let calls = self.metrics.grpc.of(rpc);
         let (metadata, _, message) = request.into_parts();
         calls.received.inc();
-        let answer = match self.admit(rpc, &metadata) {
+        let span = ServerSpan::start(&self.tracer, rpc, &metadata);
+        let answer = match self.admit(rpc, &metadata, &span) {
             Ok(admitted) => handler(admitted, message).await,
             Err(error) => Err(error),
         };
@@ -121,11 +133,13 @@ impl Edge {
             Ok(answer) => {
                 calls.sent.inc();
                 calls.handled(Code::Ok, took);
+                span.end(Code::Ok, "");
                 Ok(Response::new(answer))
             }
             Err(error) => {
                 let status = Status::from(error);
                 calls.handled(status.code(), took);
+                span.end(status.code(), status.message());
                 Err(status)
             }
         }

@@ -7,7 +7,7 @@
 //! Between chunks no view is held, so that a slow reader does not keep compaction from deleting; a reader that compaction
 //! overtakes is told so.
 
-use crate::api::permit::Permit;
+use crate::api::grpc::Admitted;
 use crate::cast::{Cast, RequestError};
 use crate::mvcc::RangeCursor;
 use crate::state::View;
@@ -22,7 +22,8 @@ use tonic::Status;
 const FIRST_CHUNK_KEYS: usize = 10;
 
 struct Reading {
-    permit: Permit,
+    /// Also keeps the request's span open as long as the client reads.
+    admitted: Admitted,
     cast: Cast,
     /// `None` after the last chunk.
     cursor: Option<RangeCursor>,
@@ -32,19 +33,19 @@ struct Reading {
 /// # Errors
 /// When the revision asked for cannot be read.
 pub fn open(
-    permit: Permit,
+    admitted: Admitted,
     view: Arc<View>,
     range: pb::RangeRequest,
     cast: Cast,
 ) -> Result<BoxStream<'static, Result<pb::RangeStreamResponse, Status>>, RequestError> {
     let cursor = Some(view.mvcc.range_cursor(&range)?);
-    let reading = Reading { permit, cast, cursor, keys_max: FIRST_CHUNK_KEYS };
+    let reading = Reading { admitted, cast, cursor, keys_max: FIRST_CHUNK_KEYS };
     Ok(stream::unfold(reading, next_chunk).boxed())
 }
 
 async fn next_chunk(mut reading: Reading) -> Option<(Result<pb::RangeStreamResponse, Status>, Reading)> {
     let mut cursor = reading.cursor.take()?;
-    let (view, keys_max) = (reading.cast.local_view(&reading.permit), reading.keys_max);
+    let (view, keys_max) = (reading.cast.local_view(&reading.admitted.permit), reading.keys_max);
     let read = tokio::task::spawn_blocking(move || {
         let kvs = view.mvcc.range_chunk::<KeyValue>(&mut cursor, keys_max)?;
         Ok::<_, RequestError>((cursor, kvs))

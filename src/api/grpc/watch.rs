@@ -12,8 +12,8 @@
 use crate::actors::watch_hub::{
     CancelWatch, CloseStream, OpenStream, OpenWatch, RefuseWatch, RequestProgress, StreamDrained, WatchHub,
 };
-use crate::api::grpc::Edge;
 use crate::api::grpc::long_call::LongCall;
+use crate::api::grpc::{Edge, span};
 use crate::cast::RequestError;
 use crate::mvcc::MvccError;
 use crate::watch::{CREDIT_BYTES, Frame, HeaderIds, NewWatch, Reply, ReplyBody, StreamId};
@@ -97,7 +97,7 @@ impl StreamingService<WatchRequest> for Opening {
             let mut call = LongCall::begin(&edge, Rpc::Watch, &metadata)?;
             let hub = edge.cast.watch_hub(&call.admitted.permit).clone();
             let (sender, replies) = mpsc::unbounded_channel();
-            let Ok(stream) = hub.send(OpenStream { replies: sender }).await else {
+            let Ok(stream) = hub.send(OpenStream { replies: sender, span: call.admitted.span() }).await else {
                 return Err(call.fail(RequestError::Stopped));
             };
             Ok(Response::new(WatchStream {
@@ -181,16 +181,23 @@ impl WatchStream {
     }
 
     fn pass_on(&self, request: WatchRequest) {
-        let stream = self.stream;
+        let (stream, admitted) = (self.stream, &self.call.admitted);
         match request.request_union {
-            Some(RequestUnion::CreateRequest(create)) => match NewWatch::from_request(&create) {
-                Ok(watch) => self.hub.do_send(OpenWatch { stream, watch, span: self.call.admitted.span() }),
-                Err(refusal) => self.hub.do_send(RefuseWatch { stream, refusal }),
-            },
-            Some(RequestUnion::CancelRequest(cancel)) => {
-                self.hub.do_send(CancelWatch { stream, watch_id: cancel.watch_id });
+            Some(RequestUnion::CreateRequest(create)) => {
+                let mut request = admitted.request("watch");
+                span::watch(&mut request, &create);
+                let span = request.context();
+                match NewWatch::from_request(&create) {
+                    Ok(watch) => self.hub.do_send(OpenWatch { stream, watch, span }),
+                    Err(refusal) => self.hub.do_send(RefuseWatch { stream, refusal, span }),
+                }
             }
-            Some(RequestUnion::ProgressRequest(_)) => self.hub.do_send(RequestProgress { stream }),
+            Some(RequestUnion::CancelRequest(cancel)) => {
+                self.hub.do_send(CancelWatch { stream, watch_id: cancel.watch_id, span: admitted.span() });
+            }
+            Some(RequestUnion::ProgressRequest(_)) => {
+                self.hub.do_send(RequestProgress { stream, span: admitted.span() });
+            }
             // A request of a later release, or none: etcd ignores it.
             None => {}
         }
