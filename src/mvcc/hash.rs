@@ -6,7 +6,7 @@
 
 use std::ops::ControlFlow;
 
-use castd_backend_api::Table;
+use castd_backend_api::{Table, Visit};
 
 use crate::ids::Revision;
 
@@ -33,8 +33,35 @@ impl View {
         let at = self.reader().revision(revision)?;
         // If nothing at all is left at the revision, etcd hashes what compaction kept.
         let kept = self.kept(at).unwrap_or_else(|| self.kept(self.compacted).unwrap_or_default());
-        let mut kept = kept.into_iter().peekable();
         let mut hash = crc32c::crc32c(b"key");
+        self.scan_kept(kept, at, &mut |key, row| {
+            hash = crc32c::crc32c_append(crc32c::crc32c_append(hash, key), row);
+            ControlFlow::Continue(())
+        })?;
+        Ok(HashKv { hash, compact_revision: self.compacted, hash_revision: at })
+    }
+
+    /// Visits every row that this view stands for, in revision order, and nothing else: rows that compaction has doomed are
+    /// left out, whether they have been deleted yet or not. A plain scan of the table would see some of them go while it
+    /// runs, a deletion perhaps and not the puts before it.
+    ///
+    /// # Errors
+    /// When the backend fails or a row's key is damaged.
+    pub fn scan_rows(&self, visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        let mut kept = Vec::new();
+        self.tree.walk(Walk { from: &[], to: None, descending: false, live_only: false }, &mut |entry| {
+            let version =
+                entry.at(self.compacted).filter(|version| version.is_live() || version.main == self.compacted);
+            kept.extend(version.map(|version| version.row()));
+            ControlFlow::Continue(())
+        });
+        kept.sort_unstable();
+        self.scan_kept(kept, self.revision, visit)
+    }
+
+    /// Visits `kept`, ascending, of the rows up to the compacted revision, and all rows from there up to `at`.
+    fn scan_kept(&self, kept: Vec<RowKey>, at: i64, visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        let mut kept = kept.into_iter().peekable();
         let mut damaged = None;
         let end = RowKey::first_of(Revision(at.saturating_add(1))).encode();
         self.backend.scan(Table::Kv, &[], &end, &mut |bytes, row| {
@@ -48,13 +75,9 @@ impl View {
                     return ControlFlow::Continue(());
                 }
             }
-            hash = crc32c::crc32c_append(crc32c::crc32c_append(hash, bytes), row);
-            ControlFlow::Continue(())
+            visit(bytes, row)
         })?;
-        if let Some(error) = damaged {
-            return Err(error.into());
-        }
-        Ok(HashKv { hash, compact_revision: self.compacted, hash_revision: at })
+        damaged.map_or(Ok(()), Err)
     }
 
     /// The rows at or below the compacted revision that a reader at `at` sees, ascending. `None` if such a reader sees nothing

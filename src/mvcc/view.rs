@@ -78,13 +78,8 @@ impl View {
         self.reader().count(Span::new(key, range_end), self.revision)
     }
 
-    /// Rows of the table `Kv` from this key on are later than the view.
-    pub fn end_of_rows(&self) -> EncodedRowKey {
-        RowKey::first_of(Revision(self.revision + 1)).encode()
-    }
-
-    /// What a copy of the view's rows needs in `Meta`. Compaction starts over there, so it may hold rows that are on their way
-    /// out here.
+    /// What a copy of the view's rows (see [`View::scan_rows`]) needs in `Meta`. Compaction starts over there, and finds
+    /// nothing left to do.
     pub fn put_meta_rows(&self, batch: &mut WriteBatch) {
         save_revision(batch, REVISION_ROW, self.revision);
         if self.compacted >= 0 {

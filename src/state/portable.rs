@@ -4,6 +4,7 @@
 //!   View ──take──▶ snap/<term>-<index>.cast ──fill──▶ an empty backend
 //! ```
 
+use crate::mvcc::StoreError;
 use crate::raft::terms::LogPosition;
 use crate::snapshot::{SnapshotError, SnapshotFile, SnapshotStore};
 use crate::state::View;
@@ -24,6 +25,8 @@ pub enum PortableError {
     Snapshot(#[from] SnapshotError),
     #[error(transparent)]
     Backend(#[from] BackendError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// Writes the state as of `view`; durable, and older ones removed, on return.
@@ -99,4 +102,64 @@ pub fn fill(file: &SnapshotFile, backend: &dyn Backend) -> Result<(), PortableEr
 /// When the backend fails.
 pub fn is_empty(backend: &dyn Backend) -> Result<bool, crate::state::StateError> {
     Ok(AppliedPosition::read(backend)? == AppliedPosition::default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Term;
+    use crate::state::{Machine, Outcome};
+    use castd_backend_memory::Memory;
+    use castd_proto::castdpb::{RaftRequest, raft_request::Op as RaftOp};
+    use castd_proto::etcdserverpb as pb;
+    use prost::Message as _;
+    use raft::eraftpb::Entry;
+    use std::sync::Arc;
+
+    fn apply(machine: &mut Machine, op: RaftOp) -> Option<Outcome> {
+        let data = RaftRequest { op: Some(op), ..Default::default() }.encode_to_vec().into();
+        let entry = Entry { index: machine.applied().0 + 1, term: Term(2).0, data, ..Default::default() };
+        machine.apply(&[entry]).expect("applied").outcomes.remove(0).ok()
+    }
+
+    fn put(key: &str, value: String) -> RaftOp {
+        RaftOp::Put(pb::PutRequest { key: key.to_owned().into(), value: value.into(), ..Default::default() })
+    }
+
+    /// A deletion goes before a snapshot reaches it, the puts before it have been copied already: the key must not be back.
+    #[test]
+    fn a_snapshot_taken_while_compaction_deletes_is_the_state_of_its_view() {
+        for deleted_first in 0..40 {
+            let dir = tempfile::tempdir().expect("a directory");
+            let mut store = SnapshotStore::open(dir.path()).expect("opened");
+            let mut machine = Machine::open(Arc::new(Memory::new())).expect("opened");
+            for turn in 0..5 {
+                for key in ["a", "b", "c"] {
+                    apply(&mut machine, put(key, format!("{turn}")));
+                }
+            }
+            let delete = pb::DeleteRangeRequest { key: "b".into(), ..Default::default() };
+            apply(&mut machine, RaftOp::DeleteRange(delete));
+            apply(&mut machine, put("d", "last".to_owned()));
+            let revision = machine.revision().0;
+            apply(&mut machine, RaftOp::Compact(pb::CompactionRequest { revision, physical: false }));
+            for _ in 0..deleted_first {
+                machine.delete_compacted(1).expect("deleted");
+            }
+            let view = machine.view();
+            take(&mut store, &view).expect("taken");
+
+            let (file, _) = store.newest_sound().expect("readable").expect("there is one");
+            let copy = Arc::new(Memory::new());
+            fill(&file, copy.as_ref()).expect("filled");
+            let copy = Machine::open(copy).expect("opened");
+            assert_eq!(copy.applied(), machine.applied());
+            assert_eq!(copy.revision(), machine.revision());
+            let hash = |machine: &Machine| machine.view().mvcc.hash_kv(0).expect("hashed");
+            assert_eq!(hash(&copy), hash(&machine), "with {deleted_first} rows deleted before");
+            let all = pb::RangeRequest { key: "\0".into(), range_end: "\0".into(), ..Default::default() };
+            let read = |machine: &Machine| machine.view().mvcc.range(&all).expect("read").kvs;
+            assert_eq!(read(&copy), read(&machine));
+        }
+    }
 }

@@ -104,7 +104,10 @@ fn settings_that_cannot_be_are_told_with_code_1() {
             "couldn't find local name \"m1\" in the initial cluster configuration",
         ),
         (&["--auto-compaction-mode=zz"], "unknown auto-compaction-mode \"zz\""),
-        (&["--distributed-tracing-sampling-rate=-1"], "tracing sampling rate must be positive"),
+        (
+            &["--enable-distributed-tracing", "--distributed-tracing-sampling-rate=-1"],
+            "tracing sampling rate must be positive",
+        ),
         (&["--log-format=zz"], "unknown log format: zz, supported values json, console"),
         (&["--config-file=/nowhere/at/all"], "open /nowhere/at/all: no such file or directory"),
     ] {
