@@ -277,11 +277,12 @@ fn a_copy_of_the_rows_of_a_view_is_the_same_store() {
     let copy = Memory::new();
     let mut batch = WriteBatch::new();
     view.put_meta_rows(&mut batch);
-    let copied = backend.scan(Table::Kv, &[], &view.end_of_rows(), &mut |key, row| {
+    let copied = view.scan_rows(&mut |key, row| {
         batch.put(Table::Kv, key.to_vec(), row.to_vec());
         std::ops::ControlFlow::Continue(())
     });
-    copied.and_then(|()| copy.write(&batch)).expect("memory can be read and written");
+    copied.expect("memory can be read");
+    copy.write(&batch).expect("and written");
     let mut restored = Store::open(Arc::new(copy)).expect("the rows are sound");
     assert_eq!(restored.revision(), Revision(4));
     assert_eq!(restored.compact_revision(), Revision(3));

@@ -15,7 +15,7 @@ use castd_proto::{
 use crate::ids::Revision;
 
 use super::{
-    EncodedRowKey, Event, MvccError, REVISION_ROW, RangeOutcome, RowKey, SCHEDULED_ROW, StoreError,
+    Event, MvccError, REVISION_ROW, RangeOutcome, RowKey, SCHEDULED_ROW, StoreError,
     compact::{Epoch, save_revision},
     index::{Span, Tree, Walk},
     read::{Pair, Reader},

@@ -51,9 +51,7 @@ pub fn take(store: &mut SnapshotStore, view: &View) -> Result<LogPosition, Porta
         }
     }
     let mut failed = None;
-    // Rows above the view's revision belong to later entries; those of compacted revisions are gone or harmless.
-    let end = view.mvcc.end_of_rows();
-    view.backend().scan(Table::Kv, b"", &end, &mut |key, value| match taking.writer().row(Table::Kv, key, value) {
+    view.mvcc.scan_rows(&mut |key, value| match taking.writer().row(Table::Kv, key, value) {
         Ok(()) => ControlFlow::Continue(()),
         Err(error) => {
             failed = Some(error);
