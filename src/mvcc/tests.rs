@@ -267,7 +267,7 @@ fn a_damaged_row_is_an_error_and_not_a_panic() {
 
 #[test]
 fn a_copy_of_the_rows_of_a_view_is_the_same_store() {
-    let (backend, mut store) = empty();
+    let (_, mut store) = empty();
     apply_put(&mut store, &put("a", "1"));
     apply_put(&mut store, &put("a", "2"));
     apply_delete(&mut store, &delete("a", ""));
