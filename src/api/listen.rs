@@ -16,6 +16,7 @@
 mod authority;
 mod bridge;
 mod drain;
+mod gather;
 mod handshake;
 mod http2;
 mod http_threads;

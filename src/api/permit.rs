@@ -29,7 +29,7 @@ pub enum Needs {
 }
 
 /// The right to make one call. Cannot be made outside of this module.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Permit {
     rpc: Rpc,
 }

@@ -19,12 +19,15 @@ use castd_proto::Rpc;
 use castd_proto::castdpb::raft_request::Op;
 use castd_proto::etcdserverpb as pb;
 use castd_proto::etcdserverpb::lease_server::Lease;
-use futures_util::stream::{self, BoxStream, StreamExt};
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{self, BoxStream, FuturesOrdered, StreamExt};
 use std::future::poll_fn;
 use std::time::UNIX_EPOCH;
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status, Streaming};
 
+/// Renewals of one stream that may be at the LeaseKeeper at once.
+const UNDER_WAY_MAX: usize = 256;
 /// TimeToLive of a lease that does not exist.
 const NO_LEASE_TTL: i64 = -1;
 
@@ -84,7 +87,10 @@ impl Lease for Edge {
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
         let (metadata, _, requests) = request.into_parts();
         let call = LongCall::begin(self, Rpc::LeaseKeepAlive, &metadata)?;
-        let answers = stream::unfold(KeepAlives { call, requests }, KeepAlives::next);
+        let answers = stream::unfold(
+            KeepAlives { call, requests, under_way: FuturesOrdered::new(), is_read: false },
+            KeepAlives::next,
+        );
         Ok(Response::new(answers.boxed()))
     }
 
@@ -201,10 +207,13 @@ fn mismatch(asked: &str, got: &Outcome) -> ! {
     panic!("a {asked} was answered with {got:?}")
 }
 
-/// A stream of renewals, answered one by one.
+/// A stream of renewals: several are under way at a time, each is answered in its turn.
 struct KeepAlives {
     call: LongCall,
     requests: Streaming<pb::LeaseKeepAliveRequest>,
+    under_way: FuturesOrdered<BoxFuture<'static, Result<pb::LeaseKeepAliveResponse, RequestError>>>,
+    /// The client has no more to ask.
+    is_read: bool,
 }
 
 impl KeepAlives {
@@ -216,34 +225,47 @@ impl KeepAlives {
         Some((answer, self))
     }
 
-    /// `None` when the client has no more to ask.
+    /// `None` when the client has no more to ask and has all its answers.
     async fn answer(&mut self) -> Option<Result<pb::LeaseKeepAliveResponse, Status>> {
-        let request = tokio::select! {
-            biased;
-            status = poll_fn(|context| self.call.poll_end(context)) => return Some(Err(status)),
-            request = self.requests.message() => request,
-        };
-        let id = match request {
-            Ok(Some(request)) => request.id,
-            Ok(None) => {
+        loop {
+            if self.is_read && self.under_way.is_empty() {
                 self.call.complete();
                 return None;
             }
-            Err(status) => return Some(Err(self.call.fail(status))),
-        };
+            let may_read = !self.is_read && self.under_way.len() < UNDER_WAY_MAX;
+            tokio::select! {
+                biased;
+                status = poll_fn(|context| self.call.poll_end(context)) => return Some(Err(status)),
+                Some(answer) = self.under_way.next() => {
+                    return Some(match answer {
+                        Ok(answer) => {
+                            self.call.sent();
+                            Ok(answer)
+                        }
+                        Err(error) => Err(self.call.fail(error)),
+                    });
+                }
+                request = self.requests.message(), if may_read => match request {
+                    Ok(Some(request)) => self.begin(LeaseId(request.id)),
+                    Ok(None) => self.is_read = true,
+                    Err(status) => return Some(Err(self.call.fail(status))),
+                },
+            }
+        }
+    }
+
+    fn begin(&mut self, lease: LeaseId) {
         self.call.received();
         let edge = self.call.edge.clone();
+        let permit = self.call.admitted.permit.clone();
         // Taken before the renewal, so that its revision is not later than that.
-        let admitted = &self.call.admitted;
-        let header = edge.cast.header(edge.cast.local_view(&admitted.permit).mvcc.revision().0);
-        let mut renewal = admitted.request("lease_renew");
-        span::lease(&mut renewal, id);
-        match edge.keep_alive(&admitted.permit, LeaseId(id), renewal.context()).await {
-            Ok(ttl) => {
-                self.call.sent();
-                Some(Ok(pb::LeaseKeepAliveResponse { header: Some(header), id, ttl }))
-            }
-            Err(error) => Some(Err(self.call.fail(error))),
-        }
+        let header = edge.cast.header(edge.cast.local_view(&permit).mvcc.revision().0);
+        let mut renewal = self.call.admitted.request("lease_renew");
+        span::lease(&mut renewal, lease.0);
+        let renewed = async move {
+            let ttl = edge.keep_alive(&permit, lease, renewal.context()).await?;
+            Ok(pb::LeaseKeepAliveResponse { header: Some(header), id: lease.0, ttl })
+        };
+        self.under_way.push_back(renewed.boxed());
     }
 }

@@ -4,6 +4,7 @@ use super::ListenSettings;
 use super::authority::AnyAuthority;
 use super::bridge::Bridge;
 use super::drain::Drain;
+use super::gather::Gather;
 use super::handshake::Rewound;
 use super::routes::{Answer, Routes, is_grpc};
 use http::{Request, Response};
@@ -65,7 +66,8 @@ impl Http2 {
         drain: &Drain,
     ) -> hyper::Result<()> {
         let service = Service { routes: self.routes.clone(), bridge: bridge.clone(), remote };
-        let mut connection = pin!(self.builder.serve_connection(TokioIo::new(AnyAuthority::new(stream)), service));
+        let mut connection =
+            pin!(self.builder.serve_connection(TokioIo::new(Gather::new(AnyAuthority::new(stream))), service));
         tokio::select! {
             biased;
             ended = &mut connection => return ended,
