@@ -9,7 +9,7 @@
 //! [`crate::api::permit::authorize`] hands out: a handler that forgot to ask for permission does not compile.
 
 use crate::actors::lease_keeper::LeaseKeeper;
-use crate::actors::raft_node::{Propose, RaftNode, ReadIndex};
+use crate::actors::raft_node::{Propose, RaftNode, Read, ReadIndex};
 use crate::actors::watch_hub::WatchHub;
 use crate::api::permit::Permit;
 use crate::ids::{ClusterId, MemberId};
@@ -22,6 +22,7 @@ use actix::Addr;
 use arc_swap::ArcSwap;
 use castd_proto::castdpb::{RaftRequest, raft_request};
 use castd_proto::etcdserverpb::ResponseHeader;
+use parking_lot::Mutex;
 use prost::Message as _;
 use raft::eraftpb::EntryType;
 use std::sync::Arc;
@@ -145,6 +146,33 @@ impl Drop for Place {
     }
 }
 
+/// Reads that go to RaftNode together. To wake its thread costs more than all else that a read does there, so that a
+/// handler which finds others waiting leaves the sending to the first of them.
+#[derive(Default)]
+struct ReadTurns(Mutex<Vec<Read>>);
+
+impl ReadTurns {
+    /// Answers the turn to send for all, if nobody has it yet.
+    fn join<'a>(&self, cast: &'a Cast, read: Read) -> Option<ReadTurn<'a>> {
+        let mut reads = self.0.lock();
+        reads.push(read);
+        let is_first = reads.len() == 1;
+        drop(reads);
+        // Made only where it is due: dropping one sends.
+        is_first.then(|| ReadTurn(cast))
+    }
+}
+
+/// The duty to send. Done when dropped: by the handler in its turn, or because its client has gone.
+struct ReadTurn<'a>(&'a Cast);
+
+impl Drop for ReadTurn<'_> {
+    fn drop(&mut self) {
+        let reads = std::mem::take(&mut *self.0.0.read_turns.0.lock());
+        self.0.0.addresses.raft_node.do_send(ReadIndex { reads });
+    }
+}
+
 /// Who this member is, for response headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -174,6 +202,7 @@ struct Inner {
     limits: Limits,
     writes: Arc<Room>,
     reads: Arc<Room>,
+    read_turns: ReadTurns,
 }
 
 /// The ways into the cast. Cheap to clone.
@@ -188,8 +217,8 @@ impl Cast {
         identity: Identity,
         limits: Limits,
     ) -> Self {
-        let (writes, reads) = (Arc::default(), Arc::default());
-        Cast(Arc::new(Inner { addresses, view, status, identity, limits, writes, reads }))
+        let (writes, reads, read_turns) = Default::default();
+        Cast(Arc::new(Inner { addresses, view, status, identity, limits, writes, reads, read_turns }))
     }
 
     pub fn limits(&self) -> Limits {
@@ -253,7 +282,11 @@ impl Cast {
     pub async fn linearizable_view(&self, permit: &Permit, span: SpanContext) -> Result<Arc<View>, RequestError> {
         let _place = self.0.reads.take(0)?;
         let (reply, answer) = oneshot::channel();
-        self.0.addresses.raft_node.do_send(ReadIndex { reply, span });
+        if let Some(turn) = self.0.read_turns.join(self, Read { reply, span }) {
+            // Whoever else is ready to run on this thread joins before the message goes.
+            tokio::task::yield_now().await;
+            drop(turn);
+        }
         answer.await.unwrap_or(Err(RequestError::Stopped))?;
         Ok(self.local_view(permit))
     }

@@ -244,7 +244,12 @@ fn bind_all(urls: &UrlSet) -> Result<Vec<std::net::TcpListener>, StartError> {
     for url in urls.iter() {
         let resolve = |source| StartError::Resolve { url: url.to_string(), source };
         let port = url.port().ok_or_else(|| resolve(std::io::Error::other("no port")))?;
-        let mut addresses: Vec<SocketAddr> = (url.host(), port).to_socket_addrs().map_err(resolve)?.collect();
+        let mut addresses: Vec<SocketAddr> = match (url.host(), port).to_socket_addrs() {
+            Ok(addresses) => addresses.collect(),
+            // A bare system may have no /etc/hosts.
+            Err(_) if url.host() == "localhost" => vec![SocketAddr::from(([127, 0, 0, 1], port))],
+            Err(error) => return Err(resolve(error)),
+        };
         addresses.sort_by_key(SocketAddr::is_ipv6);
         let address = *addresses.first().ok_or_else(|| resolve(std::io::Error::other("no address")))?;
         sockets.push(crate::api::listen::bind(address, false)?);

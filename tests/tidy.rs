@@ -126,9 +126,18 @@ fn the_table_of_messages_and_the_sources_agree() {
 fn a_reply_in_the_table_is_a_reply_in_the_source() {
     let (sources, table) = (messages(), table());
     for (name, (file, reply)) in &sources {
-        let has_channel = fields(file, name).is_some_and(|fields| fields.contains("reply:"));
+        let has_channel = fields(file, name).is_some_and(|fields| fields.contains("reply:") || fields.contains(SHARED));
         assert_eq!(table[name].has_reply, has_channel || reply != "()", "reply of {name}");
     }
+}
+
+/// A message that several requests share: each of them has a reply and a span of its own.
+const SHARED: &str = "pub reads: Vec<Read>";
+
+#[test]
+fn a_shared_message_has_a_reply_and_a_span_for_each_request() {
+    let fields = fields("raft_node", "Read").expect("a struct");
+    assert!(fields.contains("pub reply:") && fields.contains("pub span: SpanContext"), "{fields}");
 }
 
 /// What a client asked for is one trace across the cast, so the message that carries it in says which.
@@ -142,7 +151,8 @@ fn every_request_from_the_edge_carries_its_span() {
     for (name, _) in requests.filter(|(name, _)| !not_requests.contains(&name.as_str())) {
         let (file, _) = &messages()[name];
         let fields = fields(file, name).unwrap_or_else(|| panic!("{name} has no fields, and so no span"));
-        assert!(fields.contains("pub span: SpanContext"), "{name} carries no span");
+        let carries_it = fields.contains("pub span: SpanContext") || fields.contains(SHARED);
+        assert!(carries_it, "{name} carries no span");
         checked += 1;
     }
     assert!(checked >= 10, "only {checked} requests: is the parser still right?");

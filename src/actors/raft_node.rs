@@ -47,11 +47,16 @@ pub struct Propose {
     pub span: SpanContext,
 }
 
-/// Query: answers once the published view is at least as new as every write acknowledged before this was asked
-/// (ReadIndex, Raft thesis §6.4).
+/// Query: answers each read once the published view is at least as new as every write acknowledged before it was asked
+/// (ReadIndex, Raft thesis §6.4). Reads that came together share one message.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct ReadIndex {
+    pub reads: Vec<Read>,
+}
+
+/// One client's read.
+pub struct Read {
     pub reply: oneshot::Sender<Result<(), RequestError>>,
     pub span: SpanContext,
 }
@@ -120,7 +125,7 @@ pub struct Links {
 
 enum Waiting {
     Write { reply: Reply, span: Span },
-    Read { reply: oneshot::Sender<Result<(), RequestError>>, span: Span },
+    Reads(Vec<(oneshot::Sender<Result<(), RequestError>>, Span)>),
 }
 
 pub struct RaftNode {
@@ -231,10 +236,12 @@ impl RaftNode {
             }
             Effect::ReadsReady(requests) => {
                 for request in requests {
-                    if let Some(Waiting::Read { reply, span }) = self.waiting.remove(&request) {
-                        drop(span);
-                        // The client may have gone; then nobody needs the answer.
-                        let _ = reply.send(Ok(()));
+                    if let Some(Waiting::Reads(reads)) = self.waiting.remove(&request) {
+                        for (reply, span) in reads {
+                            drop(span);
+                            // The client may have gone; then nobody needs the answer.
+                            let _ = reply.send(Ok(()));
+                        }
                     }
                 }
             }
@@ -247,10 +254,12 @@ impl RaftNode {
                     self.metrics.server.proposals_failed.inc();
                     reply.fail(error.into());
                 }
-                Some(Waiting::Read { reply, span }) => {
-                    end_failed(span, &error);
-                    self.metrics.server.read_indexes_failed.inc();
-                    let _ = reply.send(Err(error.into()));
+                Some(Waiting::Reads(reads)) => {
+                    for (reply, span) in reads {
+                        end_failed(span, &error);
+                        self.metrics.server.read_indexes_failed.inc();
+                        let _ = reply.send(Err(error.into()));
+                    }
                 }
                 None => {}
             },
@@ -352,9 +361,10 @@ impl Handler<Propose> for RaftNode {
 impl Handler<ReadIndex> for RaftNode {
     type Result = ();
 
-    fn handle(&mut self, read: ReadIndex, context: &mut Self::Context) {
+    fn handle(&mut self, index: ReadIndex, context: &mut Self::Context) {
         let now = self.clock.now();
-        let request = self.wait(Waiting::Read { reply: read.reply, span: read.span.child("RaftNode") });
+        let reads = index.reads.into_iter().map(|read| (read.reply, read.span.child("RaftNode"))).collect();
+        let request = self.wait(Waiting::Reads(reads));
         self.node.read_index(now, request);
         self.batch(0, now, context);
     }
