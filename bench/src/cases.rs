@@ -42,6 +42,11 @@ pub const GROUPS: &[&[Case]] = &[
         case!("serializable-1000", async |s: &mut Server, e: &Effort| range(s, e, 1_000, 200_000.0, true)),
     ],
     &[case!("txn-64", async |s: &mut Server, e: &Effort| txn(s, e, 64, 100_000.0))],
+    // The same reads of a key with one version: etcd reads a key more slowly the more of them there are.
+    &[
+        case!("fresh-range-64", async |s: &mut Server, e: &Effort| range(s, e, 64, 200_000.0, false)),
+        case!("fresh-range-1000", async |s: &mut Server, e: &Effort| range(s, e, 1_000, 200_000.0, false)),
+    ],
     &[case!("watch-1000", watch), case!("keepalive", keep_alive)],
     &[case!("load", load), case!("memory", memory), case!("restart", restart)],
 ];
