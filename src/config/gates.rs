@@ -18,7 +18,7 @@ impl FeatureGates {
     /// `AllAlpha` and `AllBeta` set those of their stage that are not named.
     ///
     /// # Errors
-    /// [`GateError`].
+    /// `GateError`.
     pub fn parse(text: &str) -> Result<FeatureGates, GateError> {
         let named = parse_gates(text)?;
         let state = |name: &str, stage: Stage| {
