@@ -12,13 +12,17 @@
 mod backend;
 mod world;
 
-use world::{Summary, World};
+use world::{Mistake, Summary, World};
 
 const SEEDS: u64 = 200;
 const STEPS: usize = 4_000;
 
 fn run(seed: u64) -> (Summary, Vec<String>) {
-    let mut world = World::new(seed);
+    run_with(seed, Mistake::None)
+}
+
+fn run_with(seed: u64, mistake: Mistake) -> (Summary, Vec<String>) {
+    let mut world = World::new(seed, mistake);
     for _ in 0..STEPS {
         world.step();
     }
@@ -60,4 +64,11 @@ fn the_same_seed_gives_the_same_trace() {
         assert!(first == second, "seed {seed} gave two traces");
     }
     assert_ne!(run(1).1, run(2).1, "two seeds gave one trace");
+}
+
+#[test]
+fn a_log_that_answers_before_its_fsync_is_caught() {
+    let caught =
+        (0..SEEDS).find(|seed| std::panic::catch_unwind(|| run_with(*seed, Mistake::AnswersBeforeSync)).is_err());
+    assert!(caught.is_some_and(|seed| seed < 20), "found at seed {caught:?}");
 }

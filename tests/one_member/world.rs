@@ -71,7 +71,16 @@ enum Asked {
     Read { key: Bytes, newest_acknowledged: i64 },
 }
 
+/// A mistake planted on purpose, to see that the judgement finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mistake {
+    None,
+    /// The LogWriter says "persisted" when it has written, before its fsync.
+    AnswersBeforeSync,
+}
+
 pub struct World {
+    mistake: Mistake,
     rng: StdRng,
     now: Duration,
     boots: u64,
@@ -89,8 +98,9 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, mistake: Mistake) -> Self {
         let mut world = World {
+            mistake,
             rng: StdRng::seed_from_u64(seed),
             now: Duration::ZERO,
             boots: 0,
@@ -259,7 +269,11 @@ impl World {
             .map(|write| LogWrite { entries: write.entries, hard_state: write.hard_state, must_sync: false })
             .collect();
         self.disk().append_many(&writes).expect("a working disk");
-        self.running().written = Some(last);
+        if self.mistake == Mistake::AnswersBeforeSync {
+            self.running().to_node.push_back(Mail::LogPersisted(last));
+        } else {
+            self.running().written = Some(last);
+        }
     }
 
     /// Its fsync returns.
