@@ -3,7 +3,7 @@
 //! Writes go through raft; reads wait for a read index unless they are serializable, and then read the published view
 //! without queueing behind any write.
 
-use crate::api::grpc::{Admitted, Edge, range_stream, span};
+use crate::api::grpc::{Admitted, Edge, mismatch, range_stream, span};
 use crate::cast::{Cast, RequestError};
 use crate::mvcc::check;
 use crate::state::{Outcome, View};
@@ -121,11 +121,6 @@ impl Kv for Edge {
 fn fill(cast: &Cast, header: &mut Option<pb::ResponseHeader>) {
     let revision = header.as_ref().map_or(0, |header| header.revision);
     *header = Some(cast.header(revision));
-}
-
-/// The state machine answers each kind of request with its own kind of outcome; anything else is a bug of ours.
-fn mismatch(asked: &str, got: &Outcome) -> ! {
-    panic!("a {asked} was answered with {got:?}")
 }
 
 async fn view_for(cast: &Cast, admitted: &Admitted, serializable: bool) -> Result<Arc<View>, RequestError> {

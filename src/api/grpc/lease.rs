@@ -7,7 +7,7 @@
 
 use crate::actors::lease_keeper::{KeepAlive, ListLeases, LookUpTimeLeft};
 use crate::api::grpc::long_call::LongCall;
-use crate::api::grpc::{Admitted, Edge, span};
+use crate::api::grpc::{Admitted, Edge, mismatch, span};
 use crate::api::permit::Permit;
 use crate::cast::RequestError;
 use crate::ids::{LeaseId, Term};
@@ -200,11 +200,6 @@ impl Edge {
         self.cast.lease_keeper(permit).do_send(KeepAlive { lease, confirmed, reply, span });
         answer.await.map_err(|_| RaftError::Timeout.into())
     }
-}
-
-/// The state machine answers each kind of request with its own kind of outcome; anything else is a bug of ours.
-fn mismatch(asked: &str, got: &Outcome) -> ! {
-    panic!("a {asked} was answered with {got:?}")
 }
 
 /// A stream of renewals: several are under way at a time, each is answered in its turn.

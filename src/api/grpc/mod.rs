@@ -23,6 +23,7 @@ use crate::api::grpc::span::ServerSpan;
 use crate::api::listen::Routes;
 use crate::api::permit::{Caller, Permit, authorize};
 use crate::cast::{Cast, RequestError};
+use crate::state::Outcome;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::{Span, SpanContext, Tracer};
@@ -165,6 +166,11 @@ impl Edge {
             .add_service(service!(v3electionpb::election_server::ElectionServer<Edge>))
             .add_service(service!(health_pb::health_server::HealthServer<Edge>))
     }
+}
+
+/// The state machine answers each kind of request with its own kind of outcome; anything else is a bug of ours.
+fn mismatch(asked: &str, got: &Outcome) -> ! {
+    panic!("a {asked} was answered with {got:?}")
 }
 
 /// The client's API version, a label of one metric.
