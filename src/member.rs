@@ -114,7 +114,6 @@ impl Member {
             metrics: metrics.clone(),
             settings: EdgeSettings {
                 election_timeout: config.election_timeout,
-                watch_progress_interval: config.watch_progress_notify_interval,
                 quota_bytes: quota_bytes(config),
                 slow_request: config.warning_unary_request_duration,
             },

@@ -8,7 +8,7 @@ use crate::mvcc::StoreError;
 use crate::raft::terms::LogPosition;
 use crate::snapshot::{SnapshotError, SnapshotFile, SnapshotStore};
 use crate::state::View;
-use crate::state::rows::{self, AppliedPosition};
+use crate::state::rows;
 use castd_backend_api::{Backend, BackendError, Op, Table, WriteBatch};
 use castd_proto::castdpb::SnapshotHeader;
 use std::ops::ControlFlow;
@@ -92,14 +92,6 @@ pub fn fill(file: &SnapshotFile, backend: &dyn Backend) -> Result<(), PortableEr
     backend.write(&meta)?;
     backend.flush()?;
     Ok(())
-}
-
-/// Whether anything was ever applied to `backend`.
-///
-/// # Errors
-/// When the backend fails.
-pub fn is_empty(backend: &dyn Backend) -> Result<bool, crate::state::StateError> {
-    Ok(AppliedPosition::read(backend)? == AppliedPosition::default())
 }
 
 #[cfg(test)]

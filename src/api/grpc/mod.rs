@@ -43,8 +43,6 @@ const SEND_BYTES_MAX: usize = i32::MAX as usize;
 pub struct EdgeSettings {
     /// A stream with `hasleader` ends when no leader was seen for three of them.
     pub election_timeout: Duration,
-    /// `--watch-progress-notify-interval`.
-    pub watch_progress_interval: Duration,
     /// As `--quota-backend-bytes` works out; reported by Status.
     pub quota_bytes: i64,
     /// `--warning-unary-request-duration`.
@@ -156,7 +154,8 @@ impl Edge {
                     .max_encoding_message_size(SEND_BYTES_MAX)
             };
         }
-        Routes::new(service!(pb::kv_server::KvServer<Edge>))
+        Routes::default()
+            .add_service(service!(pb::kv_server::KvServer<Edge>))
             .add_service(watch::WatchService::new(self.clone(), receive_bytes_max, SEND_BYTES_MAX))
             .add_service(service!(pb::lease_server::LeaseServer<Edge>))
             .add_service(service!(pb::cluster_server::ClusterServer<Edge>))

@@ -41,29 +41,13 @@ where
     }
 }
 
-/// gRPC services by name. Built as tonic's `Routes` are; put the service first that is called most.
+/// gRPC services by name. Begin with the default, which has none; put the service first that is called most.
 #[derive(Clone, Default)]
 pub struct Routes {
     services: Vec<(&'static str, Arc<dyn GrpcService>)>,
 }
 
 impl Routes {
-    pub fn new<S>(service: S) -> Routes
-    where
-        S: Service<
-                Request<Incoming>,
-                Response = Response<Body>,
-                Error = Infallible,
-                Future = BoxFuture<Response<Body>, Infallible>,
-            > + NamedService
-            + Clone
-            + Send
-            + Sync
-            + 'static,
-    {
-        Routes::default().add_service(service)
-    }
-
     #[must_use]
     pub fn add_service<S>(mut self, service: S) -> Routes
     where

@@ -81,7 +81,7 @@ async fn start_with(adjust: impl FnOnce(&mut ListenSettings)) -> Port {
     let gate = Gate::new();
     let mut settings = ListenSettings::new("test", vec![ListenOn::Address("127.0.0.1:0".parse().unwrap())]);
     adjust(&mut settings);
-    let routes = Routes::new(HealthServer::new(GatedHealth(gate.clone())));
+    let routes = Routes::default().add_service(HealthServer::new(GatedHealth(gate.clone())));
     let for_app = gate.clone();
     let app = HttpApp::new(move |services| {
         let gate = for_app.clone();
