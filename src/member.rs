@@ -120,6 +120,7 @@ impl Member {
                 election_timeout: config.election_timeout,
                 quota_bytes: quota_bytes(config),
                 slow_request: config.warning_unary_request_duration,
+                slow_read: config.warning_apply_duration,
             },
             clock,
             stopping: stopping.clone(),

@@ -154,6 +154,12 @@ impl LogFlusher {
     }
 }
 
+/// A point in time as lines show it.
+#[must_use]
+pub fn timestamp(time: std::time::SystemTime) -> String {
+    encode::timestamp(time)
+}
+
 /// What runs on the caller's thread.
 struct Front {
     level: Level,
