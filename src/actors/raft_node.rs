@@ -16,7 +16,7 @@ use crate::actors::snapshotter::LogCut;
 use crate::cast::{Published, Reply, RequestError};
 use crate::ids::{LogIndex, RequestId, Term};
 use crate::lease::Grant;
-use crate::raft::node::{Effect, Node, Proposal, RaftError, Status};
+use crate::raft::node::{Effect, Node, Proposal, READ_RETRY, RaftError, Status};
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::{Span, SpanContext};
@@ -138,6 +138,8 @@ pub struct RaftNode {
     metrics: Metrics,
     log: Logger,
     waiting: HashMap<RequestId, Waiting>,
+    /// How many of them are writes.
+    writes_waiting: i64,
     next_request: u64,
     effects: Vec<Effect>,
     /// Sampled requests on their way into the log, oldest first.
@@ -166,6 +168,7 @@ impl RaftNode {
             metrics,
             log,
             waiting: HashMap::new(),
+            writes_waiting: 0,
             next_request: 0,
             effects: Vec::new(),
             sampled_to_log: VecDeque::new(),
@@ -211,7 +214,7 @@ impl RaftNode {
             self.carry_out(effect, now);
         }
         self.effects = effects;
-        self.metrics.server.proposals_pending.set(self.waiting.len() as i64);
+        self.metrics.server.proposals_pending.set(self.writes_waiting);
     }
 
     fn carry_out(&mut self, effect: Effect, now: Duration) {
@@ -227,7 +230,10 @@ impl RaftNode {
                 for committed in entries {
                     let waiting = committed.request.and_then(|request| self.waiting.remove(&request));
                     waiters.push(match waiting {
-                        Some(Waiting::Write { reply, span }) => Some(Waiter { reply, span: span.context() }),
+                        Some(Waiting::Write { reply, span }) => {
+                            self.writes_waiting -= 1;
+                            Some(Waiter { reply, span: span.context() })
+                        }
                         _ => None,
                     });
                     plain.push(committed.entry);
@@ -247,6 +253,7 @@ impl RaftNode {
             }
             Effect::Failed(request, error) => match self.waiting.remove(&request) {
                 Some(Waiting::Write { reply, span }) => {
+                    self.writes_waiting -= 1;
                     if span.is_recording() {
                         self.sampled_to_log.retain(|sampled| *sampled != request);
                     }
@@ -255,19 +262,34 @@ impl RaftNode {
                     reply.fail(error.into());
                 }
                 Some(Waiting::Reads(reads)) => {
+                    self.tell_failed_read(&error);
                     for (reply, span) in reads {
                         end_failed(span, &error);
-                        self.metrics.server.read_indexes_failed.inc();
                         let _ = reply.send(Err(error.into()));
                     }
                 }
                 None => {}
             },
+            Effect::ReadsLate { asked } => {
+                slog::warn!(self.log, "waiting for ReadIndex response took too long, retrying";
+                    "sent-request-id" => asked, "retry-timeout" => ?READ_RETRY);
+            }
             Effect::StatusChanged(status) => self.status_changed(status, now),
             Effect::InstallSnapshot { position, .. } => {
                 // No peer can send one before clusters exist; to go on without installing it would lose data.
                 crate::process::fatal(&self.log, &format!("received a snapshot at {position:?}, which needs peers"));
             }
+        }
+    }
+
+    /// One question for many reads fails once.
+    fn tell_failed_read(&self, error: &RaftError) {
+        if *error == RaftError::Timeout {
+            self.metrics.server.slow_read_indexes.inc();
+            slog::warn!(self.log, "timed out waiting for read index response (local node might have slow network)";
+                "timeout" => ?self.node.request_timeout());
+        } else {
+            self.metrics.server.read_indexes_failed.inc();
         }
     }
 
@@ -349,6 +371,7 @@ impl Handler<Propose> for RaftNode {
         let bytes = propose.data.len();
         let span = propose.span.child("RaftNode");
         let is_sampled = span.is_recording();
+        self.writes_waiting += 1;
         let request = self.wait(Waiting::Write { reply: propose.reply, span });
         if is_sampled {
             self.sampled_to_log.push_back(request);
