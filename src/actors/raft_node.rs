@@ -14,7 +14,7 @@ use crate::actors::log_writer::AppendLog;
 use crate::actors::peer_links::Send;
 use crate::actors::snapshotter::LogCut;
 use crate::cast::{Published, Reply, RequestError};
-use crate::ids::{LogIndex, RequestId, Term};
+use crate::ids::{LeaseId, LogIndex, RequestId, Term};
 use crate::lease::Grant;
 use crate::raft::node::{Effect, Node, Proposal, READ_RETRY, RaftError, Status};
 use crate::telemetry::clock::Clock;
@@ -124,7 +124,12 @@ pub struct Links {
 }
 
 enum Waiting {
-    Write { reply: Reply, span: Span },
+    Write {
+        reply: Reply,
+        span: Span,
+    },
+    /// The member's own wish that leases end.
+    Expiry(Vec<LeaseId>),
     Reads(Vec<(oneshot::Sender<Result<(), RequestError>>, Span)>),
 }
 
@@ -234,7 +239,11 @@ impl RaftNode {
                             self.writes_waiting -= 1;
                             Some(Waiter { reply, span: span.context() })
                         }
-                        _ => None,
+                        Some(Waiting::Expiry(leases)) => {
+                            self.metrics.lease.expired.inc_by(leases.len() as u64);
+                            None
+                        }
+                        Some(Waiting::Reads(_)) | None => None,
                     });
                     plain.push(committed.entry);
                 }
@@ -266,6 +275,12 @@ impl RaftNode {
                     for (reply, span) in reads {
                         end_failed(span, &error);
                         let _ = reply.send(Err(error.into()));
+                    }
+                }
+                Some(Waiting::Expiry(leases)) => {
+                    for lease in leases {
+                        slog::warn!(self.log, "failed to revoke lease";
+                            "lease-id" => format!("{:016x}", lease.0), "error" => %error);
                     }
                 }
                 None => {}
@@ -325,8 +340,14 @@ impl RaftNode {
         }
     }
 
-    /// Proposes on this member's own behalf; nobody waits for the outcome.
-    fn propose_own(&mut self, op: castdpb::raft_request::Op, term: Term, context: &mut Context<Self>) {
+    /// Proposes on this member's own behalf; no client waits for the outcome.
+    fn propose_own(
+        &mut self,
+        op: castdpb::raft_request::Op,
+        term: Term,
+        waiting: Option<Waiting>,
+        context: &mut Context<Self>,
+    ) {
         if self.node.status().term != term || !self.node.status().is_leader {
             return;
         }
@@ -335,6 +356,9 @@ impl RaftNode {
         let bytes = data.len();
         self.next_request += 1;
         let request = RequestId(self.next_request);
+        if let Some(waiting) = waiting {
+            self.waiting.insert(request, waiting);
+        }
         self.node.propose(now, Proposal { request, kind: EntryType::EntryNormal, data: data.into() });
         self.batch(bytes, now, context);
     }
@@ -464,9 +488,10 @@ impl Handler<LeasesExpired> for RaftNode {
 
     fn handle(&mut self, expired: LeasesExpired, context: &mut Self::Context) {
         let _span = expired.span.child("RaftNode");
+        let waiting = Waiting::Expiry(expired.leases.iter().map(|grant| grant.lease).collect());
         let leases = expired.leases.iter().map(|grant| granted_lease(*grant, 0)).collect();
         let op = castdpb::LeaseExpire { leases, term: expired.term.0 };
-        self.propose_own(castdpb::raft_request::Op::LeaseExpire(op), expired.term, context);
+        self.propose_own(castdpb::raft_request::Op::LeaseExpire(op), expired.term, Some(waiting), context);
     }
 }
 
@@ -477,6 +502,6 @@ impl Handler<LeasesCheckpointed> for RaftNode {
         let _span = checkpointed.span.child("RaftNode");
         let leases = checkpointed.remaining_secs.iter().map(|(grant, secs)| granted_lease(*grant, *secs)).collect();
         let op = castdpb::raft_request::Op::LeaseCheckpoint(castdpb::LeaseCheckpoints { leases });
-        self.propose_own(op, checkpointed.term, context);
+        self.propose_own(op, checkpointed.term, None, context);
     }
 }

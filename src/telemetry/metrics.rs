@@ -16,7 +16,7 @@
 mod clients;
 mod families;
 mod grpc;
-mod process;
+pub mod process;
 mod requests;
 
 use std::ops::Deref;
