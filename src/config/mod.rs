@@ -33,7 +33,7 @@ pub use help::{flags_text, usage, version_text};
 pub use not_yet::{NotYet, Severity};
 pub use note::{FieldValue, Level, Note};
 pub use surroundings::Surroundings;
-pub use typed::{AutoCompaction, Config, Discovery, InitialClusterState, LogRotation, TlsSide};
+pub use typed::{AutoCompaction, Config, Discovery, InitialClusterState, TlsSide};
 pub use validate::ConfigError;
 
 use command_line::CommandLine;
@@ -235,7 +235,6 @@ impl Reading<'_> {
             logging: self.logging.clone(),
             auto_compaction: auto_compaction.clone().unwrap_or(AutoCompaction::Off),
             feature_gates: verified.feature_gates,
-            log_rotation: verified.log_rotation,
             advertise_client_urls,
             initial_cluster,
         };

@@ -102,7 +102,6 @@ const IGNORED: &[(&str, Asked, &str)] = &[
     ("corrupt-check-time", |c| !c.corrupt_check_time.is_zero(), "members' data is not compared yet"),
     ("enable-pprof", |c| c.enable_pprof, "profiles are not served yet"),
     ("memory-mlock", |c| c.memory_mlock, "memory is not locked yet"),
-    ("enable-log-rotation", |c| c.log_rotation.is_some(), "log files are not rotated yet"),
     ("socket-reuse-port", |c| c.socket_reuse_port, "the socket option is not set yet"),
     ("socket-reuse-address", |c| c.socket_reuse_address, "the socket option is not set yet"),
     ("discovery-proxy", |c| !c.discovery.v2_proxy.is_empty(), "v2 discovery is not served yet"),

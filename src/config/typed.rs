@@ -74,17 +74,6 @@ impl TlsSide {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogRotation {
-    pub megabytes_max: u64,
-    /// 0 for no limit.
-    pub age_days_max: u64,
-    /// 0 for no limit.
-    pub backups_max: u64,
-    pub local_time: bool,
-    pub compress: bool,
-}
-
 /// Everything an operator can decide.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -157,8 +146,6 @@ pub struct Config {
     pub enable_pprof: bool,
     pub metrics: MetricsLevel,
     pub logging: LogSettings,
-    /// Of the one file among the outputs.
-    pub log_rotation: Option<LogRotation>,
     pub tracing: TraceSettings,
     pub warning_unary_request_duration: Duration,
     pub warning_apply_duration: Duration,
@@ -187,7 +174,6 @@ pub(super) const WATCH_PROGRESS_MIN_NANOS: i64 = 100_000_000;
 /// What validation has already made out of texts.
 pub(super) struct Checked {
     pub logging: LogSettings,
-    pub log_rotation: Option<LogRotation>,
     pub auto_compaction: AutoCompaction,
     pub feature_gates: FeatureGates,
     /// Empty when `--listen-client-urls` was given alone, which validation refuses.
@@ -314,7 +300,6 @@ impl Config {
                 _ => MetricsLevel::Basic,
             },
             logging: checked.logging,
-            log_rotation: checked.log_rotation,
             tracing: TraceSettings {
                 enabled: settings.bool("enable-distributed-tracing"),
                 address: text("distributed-tracing-address"),
