@@ -15,6 +15,7 @@ pub mod mvcc;
 pub mod process;
 pub mod raft;
 pub mod recovery;
+pub mod resources;
 pub mod snapshot;
 pub mod state;
 pub mod storage;

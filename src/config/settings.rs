@@ -112,7 +112,8 @@ pub fn parse_gates(text: &str) -> Result<BTreeMap<String, bool>, GateError> {
             go::parse_bool(value).ok_or_else(|| GateError::NotBool { gate: gate.clone(), value: value.to_owned() })?;
         gates.insert(gate, on);
     }
-    let known = |name: &str| matches!(name, "AllAlpha" | "AllBeta") || table::GATES.iter().any(|gate| gate.0 == name);
+    let known =
+        |name: &str| matches!(name, "AllAlpha" | "AllBeta") || table::GATES.iter().any(|gate| gate.name == name);
     match gates.keys().find(|name| !known(name)) {
         Some(name) => Err(GateError::Unknown(name.clone())),
         None => Ok(gates),
@@ -128,7 +129,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        let values = table::FLAGS.iter().map(|flag| (flag.name, default_of(flag))).collect();
+        let values = table::settings().map(|flag| (flag.name, default_of(flag))).collect();
         Settings { values, set: BTreeSet::new() }
     }
 }
@@ -210,7 +211,8 @@ impl Settings {
     }
 }
 
-fn default_of(flag: &Flag) -> Value {
+/// What `flag` is when nobody says anything.
+pub fn default_of(flag: &Flag) -> Value {
     let empty = match flag.kind {
         Kind::Urls => Value::Urls(UrlSet::default()),
         Kind::Origins | Kind::Set | Kind::List => Value::List(Vec::new()),
@@ -232,7 +234,7 @@ mod tests {
     #[test]
     fn every_default_is_a_value_of_its_kind() {
         let settings = Settings::default();
-        for flag in table::FLAGS {
+        for flag in table::settings() {
             let value = settings.value(flag.name);
             let fits = match flag.kind {
                 Kind::Bool => matches!(value, Value::Bool(_)),
