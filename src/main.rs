@@ -3,7 +3,7 @@
 use castd::config::{self, Invocation, Level, Note, Severity, Surroundings};
 use castd::member::Member;
 use castd::telemetry::log::{self, LogGuard, LogSettings};
-use castd::{process, resources, storage};
+use castd::{memory_lock, process, storage};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use slog::{Logger, error, info, warn};
@@ -98,12 +98,8 @@ fn may_start(config: &config::Config, has_data: bool, log: &Logger) -> bool {
             }
         }
     }
-    if let Err(failure) = resources::take_descriptors() {
-        may = false;
-        slog::crit!(log, "{}", failure; "recommended-limit" => resources::RESERVED_DESCRIPTORS);
-    }
     if config.memory_mlock
-        && let Err(failure) = resources::lock_memory()
+        && let Err(failure) = memory_lock::lock_memory()
     {
         may = false;
         error!(log, "failed to verify flags"; "error" => %failure);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::settings::{GateError, parse_gates};
-use super::table::{GATES, Gate, Stage};
+use super::table::{GATES, Stage};
 
 /// Every gate of etcd 3.7.1 with its state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ impl FeatureGates {
             let group = if stage == Stage::Alpha { "AllAlpha" } else { "AllBeta" };
             named.get(name).or_else(|| named.get(group)).copied().unwrap_or(stage == Stage::Beta)
         };
-        let states = GATES.iter().map(|gate| (gate.name, state(gate.name, gate.stage))).collect();
+        let states = GATES.iter().map(|(name, stage)| (*name, state(name, *stage))).collect();
         Ok(FeatureGates { states, named })
     }
 
@@ -35,11 +35,11 @@ impl FeatureGates {
     }
 
     /// Gates whose state is not their default.
-    pub fn changed(&self) -> impl Iterator<Item = (&'static Gate, bool)> {
+    pub fn changed(&self) -> impl Iterator<Item = (&'static str, bool)> {
         let states = &self.states;
-        GATES.iter().filter_map(move |gate| {
-            let on = states.get(gate.name).copied()?;
-            (on != (gate.stage == Stage::Beta)).then_some((gate, on))
+        GATES.iter().filter_map(move |(name, stage)| {
+            let on = states.get(name).copied()?;
+            (on != (*stage == Stage::Beta)).then_some((*name, on))
         })
     }
 }

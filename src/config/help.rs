@@ -69,9 +69,9 @@ fn gate_lines() -> Vec<String> {
     let line =
         |name: &str, stage: &str, default: bool| format!("    {name}=true|false ({stage} - default={default})\n");
     let mut lines = vec![line("AllAlpha", "ALPHA", false), line("AllBeta", "BETA", false)];
-    lines.extend(GATES.iter().map(|gate| match gate.stage {
-        Stage::Alpha => line(gate.name, "ALPHA", false),
-        Stage::Beta => line(gate.name, "BETA", true),
+    lines.extend(GATES.iter().map(|(name, stage)| match stage {
+        Stage::Alpha => line(name, "ALPHA", false),
+        Stage::Beta => line(name, "BETA", true),
     }));
     lines.sort_unstable();
     lines

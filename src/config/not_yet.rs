@@ -5,7 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::state::WITHOUT_EFFECT;
+use super::state::{GATES_WITHOUT_EFFECT, WITHOUT_EFFECT};
 use super::typed::{AutoCompaction, Config, InitialClusterState, PEER_TIMEOUT_MIN_NANOS};
 use crate::membership::urls::UrlSet;
 
@@ -118,8 +118,6 @@ const IGNORED: &[(&str, Asked, &str)] = &[
     ("initial-election-tick-advance", |c| !c.initial_election_tick_advance, "a lone member campaigns at once; this is for larger clusters, which are not served yet"),
     ("raft-read-timeout", |c| c.peer_read_timeout != PEER_TIMEOUT_MIN, NO_PEERS),
     ("raft-write-timeout", |c| c.peer_write_timeout != PEER_TIMEOUT_MIN, NO_PEERS),
-    ("strict-reconfig-check", |c| !c.strict_reconfig_check, "there are no changes of membership to refuse yet"),
-    ("max-learners", |c| c.max_learners != 1, "there are no learners yet"),
     ("enable-pprof", |c| c.enable_pprof, "profiles are not served yet"),
     ("enable-log-rotation", |c| c.log_rotation.is_some(), "log files are not rotated yet"),
     ("socket-reuse-port", |c| c.socket_reuse_port, "the socket option is not set yet"),
@@ -161,10 +159,10 @@ impl Config {
         };
         let mut all = rows(REFUSED, Severity::Refuse);
         all.extend(rows(IGNORED, Severity::Warn));
-        all.extend(self.feature_gates.changed().map(|(gate, on)| NotYet {
-            flag: "feature-gates",
-            severity: Severity::WithoutEffect,
-            text: format!("{}={on}: {}", gate.name, gate.without_effect),
+        all.extend(self.feature_gates.changed().filter_map(|(gate, on)| {
+            let (_, reason) = GATES_WITHOUT_EFFECT.iter().find(|(name, _)| *name == gate)?;
+            let text = format!("{gate}={on}: {reason}");
+            Some(NotYet { flag: "feature-gates", severity: Severity::WithoutEffect, text })
         }));
         let without_effect = WITHOUT_EFFECT.iter().filter(|(flag, _)| self.without_effect.contains(flag));
         let severity = Severity::WithoutEffect;

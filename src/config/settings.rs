@@ -112,8 +112,7 @@ pub fn parse_gates(text: &str) -> Result<BTreeMap<String, bool>, GateError> {
             go::parse_bool(value).ok_or_else(|| GateError::NotBool { gate: gate.clone(), value: value.to_owned() })?;
         gates.insert(gate, on);
     }
-    let known =
-        |name: &str| matches!(name, "AllAlpha" | "AllBeta") || table::GATES.iter().any(|gate| gate.name == name);
+    let known = |name: &str| matches!(name, "AllAlpha" | "AllBeta") || table::GATES.iter().any(|gate| gate.0 == name);
     match gates.keys().find(|name| !known(name)) {
         Some(name) => Err(GateError::Unknown(name.clone())),
         None => Ok(gates),

@@ -27,7 +27,6 @@ pub(super) const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("backend-bbolt-freelist-type", "it is for etcd's bbolt"),
     ("backend-batch-interval", "it is for etcd's bbolt; castd writes what one slice of the log has changed at once"),
     ("backend-batch-limit", "it is for etcd's bbolt; castd writes what one slice of the log has changed at once"),
-    ("bootstrap-defrag-threshold-megabytes", "it is for etcd's bbolt; castd gives space back while it serves"),
     ("grpc-keepalive-min-time", "the HTTP/2 library answers pings by itself and does not count them"),
     ("discovery-fallback", "'exit' is the only value that is left"),
     ("v2-deprecation", "etcd 3.7 enforces the default, too"),
@@ -35,6 +34,18 @@ pub(super) const WITHOUT_EFFECT: &[(&str, &str)] = &[
         "client-transport-security.skip-client-san-verification",
         "the addresses of clients are not compared with their certificates, as in etcd",
     ),
+];
+
+/// Feature gates that switch nothing, and why.
+pub(super) const GATES_WITHOUT_EFFECT: &[(&str, &str)] = &[
+    ("InitialCorruptCheck", "members' data is not compared yet"),
+    ("CompactHashCheck", "members' data is not compared yet"),
+    ("TxnModeWriteWithSharedBuffer", "it is for etcd's bbolt"),
+    ("LeaseCheckpoint", "castd always keeps the remaining time of long leases"),
+    ("LeaseCheckpointPersist", "castd always keeps the remaining time of long leases"),
+    ("SetMemberLocalAddr", "members do not connect to one another yet"),
+    ("FastLeaseKeepAlive", "keepalives never wait for the log in castd"),
+    ("PriorityRequest", "castd has no queue in which a request could overtake others"),
 ];
 
 /// Settings that mean nothing without another one, whose state they share.
@@ -75,10 +86,6 @@ pub fn state_of(flag: &Flag) -> State {
     if flag.kind == Kind::Ignored {
         return State::WithoutEffect("a flag of etcd 0.4, which etcd takes and forgets, too");
     }
-    if flag.kind == Kind::Gates {
-        // What is said of each gate when it is switched stands in the table of gates.
-        return State::WithoutEffect("its names are checked, and none of the gates is one in castd");
-    }
     let name = BELONGS_TO.iter().find(|(name, _)| *name == flag.name).map_or(flag.name, |(_, leader)| leader);
     let without_effect = WITHOUT_EFFECT.iter().find(|(row, _)| *row == name);
     match (not_yet::refusal_of(name), not_yet::warning_of(name), without_effect) {
@@ -100,6 +107,9 @@ mod tests {
         let names = WITHOUT_EFFECT.iter().chain(BELONGS_TO).map(|(name, _)| name).chain(WORKS_IN_PART);
         for name in names {
             assert!(table::settings().any(|flag| flag.name == *name), "{name}");
+        }
+        for (name, _) in GATES_WITHOUT_EFFECT {
+            assert!(table::GATES.iter().any(|(gate, _)| gate == name), "{name}");
         }
     }
 

@@ -163,7 +163,7 @@ pub static FLAGS: &[Flag] = &[
     flag(Features, "compaction-sleep-interval", Duration, "0s", "3.6", "Pause between two slices; 0 stands for 10ms."),
     flag(Features, "watch-progress-notify-interval", Duration, "0s", "3.6", "Time between two progress notifications to a quiet watcher; 0 stands for 10m."),
     flag(Features, "warning-apply-duration", Duration, "100ms", "3.6", "Warn about an entry that takes longer to apply."),
-    flag(Features, "bootstrap-defrag-threshold-megabytes", Uint, "0", "3.6", "Megabytes that must be free for etcd to defragment bbolt when it starts; 0 for never."),
+    flag(Features, "bootstrap-defrag-threshold-megabytes", Uint, "0", "3.6", "Give space back after a start when so many megabytes are free; 0 is never."),
     flag(Features, "max-learners", Int, "1", "3.6", "Learners a cluster may have at a time."),
     flag(Features, "downgrade-check-time", Duration, "5s", "3.6", "Time between two looks at a downgrade under way."),
 
@@ -219,32 +219,17 @@ pub enum Stage {
     Beta,
 }
 
-/// A feature gate of etcd 3.7.1.
-#[derive(Clone, Copy, Debug)]
-pub struct Gate {
-    pub name: &'static str,
-    /// Decides the default.
-    pub stage: Stage,
-    /// Why castd has nothing to switch, or what is still to come.
-    pub without_effect: &'static str,
-}
-
-const fn gate(name: &'static str, stage: Stage, without_effect: &'static str) -> Gate {
-    Gate { name, stage, without_effect }
-}
-
-/// All gates. `AllAlpha` and `AllBeta` besides switch those of a stage.
-#[rustfmt::skip]
-pub static GATES: &[Gate] = &[
-    gate("StopGRPCServiceOnDefrag", Stage::Alpha, "defragmentation does not interrupt castd's service"),
-    gate("InitialCorruptCheck", Stage::Alpha, "members' data is not compared yet"),
-    gate("CompactHashCheck", Stage::Alpha, "members' data is not compared yet"),
-    gate("TxnModeWriteWithSharedBuffer", Stage::Beta, "it is for etcd's bbolt"),
-    gate("LeaseCheckpoint", Stage::Alpha, "castd always keeps the remaining time of long leases"),
-    gate("LeaseCheckpointPersist", Stage::Alpha, "castd always keeps the remaining time of long leases"),
-    gate("SetMemberLocalAddr", Stage::Alpha, "members do not connect to one another yet"),
-    gate("FastLeaseKeepAlive", Stage::Beta, "castd's keepalives never wait for the log"),
-    gate("PriorityRequest", Stage::Alpha, "castd has no queue in which requests could be overtaken"),
+/// The gates and their stage; the stage decides the default.
+pub static GATES: &[(&str, Stage)] = &[
+    ("StopGRPCServiceOnDefrag", Stage::Alpha),
+    ("InitialCorruptCheck", Stage::Alpha),
+    ("CompactHashCheck", Stage::Alpha),
+    ("TxnModeWriteWithSharedBuffer", Stage::Beta),
+    ("LeaseCheckpoint", Stage::Alpha),
+    ("LeaseCheckpointPersist", Stage::Alpha),
+    ("SetMemberLocalAddr", Stage::Alpha),
+    ("FastLeaseKeepAlive", Stage::Beta),
+    ("PriorityRequest", Stage::Alpha),
 ];
 
 /// Cipher suites by the names Go knows: its own lists, secure and insecure, and two old spellings.

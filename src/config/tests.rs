@@ -463,6 +463,34 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn a_value_means_the_same_however_it_is_given(flag in 0..table::FLAGS.len(), value in any_value()) {
+        let flag = &table::FLAGS[flag];
+        // One asks for another source of everything, one for no start at all; of a switch the next word is not the value.
+        prop_assume!(!matches!(flag.name, "config-file" | "version") && !value.is_empty() && !flag.is_switch());
+        let joined = invoke(&[&format!("--{}={value}", flag.name)], &[], None);
+        let apart = invoke(&[&format!("-{}", flag.name), &value], &[], None);
+        let by_variable = invoke(&[], &[(&flag.environment_variable(), &value)], None);
+        match (&joined, &apart, &by_variable) {
+            (Invocation::Run(joined, _), Invocation::Run(apart, _), Invocation::Run(by_variable, _)) => {
+                prop_assert_eq!(joined, apart);
+                prop_assert_eq!(joined, by_variable);
+            }
+            // What cannot be read ends with 2 on a command line, and with 1 in the environment.
+            (Invocation::Exit { code: 2, stderr, .. }, Invocation::Exit { stderr: apart, .. }, refused) => {
+                prop_assert_eq!(stderr, apart);
+                let is_refused = matches!(refused, Invocation::Failed { code: 1, .. } | Invocation::Exit { code: 2, .. });
+                prop_assert!(is_refused, "taken from the environment");
+            }
+            (Invocation::Failed { .. }, Invocation::Failed { .. }, Invocation::Failed { .. }) => {
+                prop_assert_eq!(refusal(joined), refusal(by_variable));
+            }
+            other => prop_assert!(false, "one is refused and another is not: {:?}", other),
+        }
+    }
+}
+
 fn any_word() -> impl Strategy<Value = String> {
     (0..table::FLAGS.len(), any_value()).prop_map(|(i, value)| format!("--{}={value}", table::FLAGS[i].name))
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::config::flag::{Flag, Section};
 use crate::config::help::{SECTIONS, shown_default};
-use crate::config::state::{State, state_of};
+use crate::config::state::{GATES_WITHOUT_EFFECT, State, state_of};
 use crate::config::table::{FILE_KEYS, FLAGS, GATES, Stage};
 
 /// Everything below this line of the document is written here.
@@ -54,10 +54,12 @@ fn written() -> String {
         );
         FLAGS.iter().chain(FILE_KEYS).filter(|flag| flag.section == section).for_each(|flag| row(&mut out, flag));
     }
-    out.push_str("\n### Feature gates\n\n`--feature-gates=Name=true,Other=false`. `AllAlpha` and `AllBeta` switch all gates of a stage that are not named.\nCastd checks the names and acts on none of them yet:\n\n| Gate | Stage | Default | In castd |\n|---|---|---|---|\n");
-    for gate in GATES {
-        let (stage, default) = if gate.stage == Stage::Alpha { ("alpha", false) } else { ("beta", true) };
-        let _ = writeln!(out, "| `{}` | {stage} | `{default}` | {} |", gate.name, gate.without_effect);
+    out.push_str("\n### Feature gates\n\n`--feature-gates=Name=true,Other=false`. `AllAlpha` and `AllBeta` switch all gates of a stage that are not named.\n\n| Gate | Stage | Default | In castd |\n|---|---|---|---|\n");
+    for (gate, of) in GATES {
+        let (stage, default) = if *of == Stage::Alpha { ("alpha", false) } else { ("beta", true) };
+        let without_effect = GATES_WITHOUT_EFFECT.iter().find(|(name, _)| name == gate);
+        let state = without_effect.map_or("works".to_owned(), |(_, reason)| format!("no effect: {reason}"));
+        let _ = writeln!(out, "| `{gate}` | {stage} | `{default}` | {state} |");
     }
     let ignored: Vec<String> = FLAGS
         .iter()
