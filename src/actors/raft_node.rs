@@ -327,11 +327,19 @@ impl RaftNode {
         if before.is_some_and(|before| before.term == status.term && before.leader == status.leader) {
             return;
         }
-        if before.and_then(|before| before.leader) != status.leader
-            && let Some(leader) = status.leader
-        {
-            slog::info!(self.log, "raft leader elected"; "leader" => %leader, "term" => status.term.0);
-            self.metrics.server.leader_changes_seen.inc();
+        let leader_before = before.and_then(|before| before.leader);
+        if leader_before != status.leader {
+            // In the words of etcd's raft, which people grep for.
+            let (id, term) = (self.node.id(), status.term.0);
+            match (leader_before, status.leader) {
+                (None, Some(leader)) => slog::info!(self.log, "raft.node: {id} elected leader {leader} at term {term}"),
+                (Some(before), Some(leader)) => {
+                    slog::info!(self.log, "raft.node: {id} changed leader from {before} to {leader} at term {term}");
+                }
+                (Some(before), None) => slog::info!(self.log, "raft.node: {id} lost leader {before} at term {term}"),
+                (None, None) => {}
+            }
+            self.metrics.server.leader_changes_seen.inc_by(u64::from(status.leader.is_some()));
         }
         self.metrics.server.has_leader.set(i64::from(status.leader.is_some()));
         self.metrics.server.is_leader.set(i64::from(status.is_leader));

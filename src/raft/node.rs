@@ -249,6 +249,10 @@ impl Node {
         }
     }
 
+    pub fn id(&self) -> MemberId {
+        self.settings.id
+    }
+
     /// How long a request may wait.
     pub fn request_timeout(&self) -> Duration {
         self.settings.request_timeout
