@@ -55,7 +55,9 @@ pub enum SnapshotError {
     Damaged { offset: u64, detail: &'static str },
     #[error("a row of {bytes} bytes does not fit into a snapshot")]
     RowTooLarge { bytes: usize },
-    #[error("only {free_bytes} bytes are free on the disk of the data directory, too few to write a snapshot beside the data")]
+    #[error(
+        "only {free_bytes} bytes are free on the disk of the data directory, too few to write a snapshot beside the data"
+    )]
     NoSpace { free_bytes: u64 },
     /// Its content is not what its name or the sender said.
     #[error("the snapshot is another one: {detail}")]
