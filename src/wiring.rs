@@ -160,8 +160,9 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
     let snapshotter_links = snapshotter::Links {
         truncate_log: log_writer.address.clone().recipient(),
         log_cut: raft_node.address.clone().recipient(),
+        view: view.clone(),
+        purger: cores.log_store.purger(),
     };
-    let purger = cores.log_store.purger();
 
     log_writer.run(
         &arbiters.log_writer,
@@ -209,8 +210,6 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
             cores.snapshots,
             cores.snapshot_policy,
             snapshotter_links,
-            purger,
-            view.clone(),
             clock,
             metrics.clone(),
             log.new(o!("actor" => "Snapshotter")),

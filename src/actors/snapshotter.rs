@@ -153,9 +153,12 @@ enum Done {
     Hashed(Option<HashKv>),
 }
 
+/// Where the Snapshotter's mail goes, and where it looks.
 pub struct Links {
     pub truncate_log: Recipient<TruncateLog>,
     pub log_cut: Recipient<LogCut>,
+    pub view: Published<View>,
+    pub purger: Purger,
 }
 
 pub struct Snapshotter {
@@ -163,10 +166,8 @@ pub struct Snapshotter {
     store: Option<SnapshotStore>,
     policy: SnapshotPolicy,
     links: Links,
-    purger: Purger,
     /// Of the store.
     directory: PathBuf,
-    view: Published<View>,
     is_flushing: bool,
     is_purging: bool,
     is_reclaiming: bool,
@@ -187,8 +188,6 @@ impl Snapshotter {
         store: SnapshotStore,
         policy: SnapshotPolicy,
         links: Links,
-        purger: Purger,
-        view: Published<View>,
         clock: Clock,
         metrics: Metrics,
         log: Logger,
@@ -198,8 +197,6 @@ impl Snapshotter {
             store: Some(store),
             policy,
             links,
-            purger,
-            view,
             is_flushing: false,
             is_purging: false,
             is_reclaiming: false,
@@ -273,7 +270,7 @@ impl Snapshotter {
         }
         self.is_reclaiming = true;
         self.has_reclaimable = false;
-        let backend = Arc::clone(self.view.load().backend());
+        let backend = Arc::clone(self.links.view.load().backend());
         let (clock, metrics, log) = (self.clock, self.metrics.clone(), self.log.clone());
         self.on_worker("reclaim", context, move || {
             if callers.is_empty() {
@@ -293,7 +290,7 @@ impl Snapshotter {
         }
         self.is_exporting = true;
         let callers = std::mem::take(&mut self.export);
-        let (view, directory) = (self.view.load(), self.directory.clone());
+        let (view, directory) = (self.links.view.load(), self.directory.clone());
         let (clock, metrics, log) = (self.clock, self.metrics.clone(), self.log.clone());
         self.on_worker("export", context, move || {
             let started = clock.now();
@@ -312,7 +309,7 @@ impl Snapshotter {
     }
 
     fn hash_compacted(&mut self, context: &mut Context<Self>) {
-        let Some(Compacted { revision, view }) = self.hashes.next() else { return };
+        let Some(Compacted { revision, view }) = self.hashes.begin_next() else { return };
         let log = self.log.clone();
         self.on_worker("hash", context, move || {
             let hashed = view.hash_kv(revision.0);
@@ -390,7 +387,7 @@ impl Handler<CompactionScheduled> for Snapshotter {
     type Result = ();
 
     fn handle(&mut self, scheduled: CompactionScheduled, context: &mut Self::Context) {
-        if self.view.load().size().in_use_bytes <= HASHED_BYTES_MAX {
+        if self.links.view.load().size().in_use_bytes <= HASHED_BYTES_MAX {
             self.hashes.compacted(scheduled.compacted);
             self.hash_compacted(context);
         }
@@ -455,7 +452,7 @@ impl Handler<Tick> for Snapshotter {
         }
         self.is_purging = true;
         self.purged_at = tick.now;
-        let purger = self.purger.clone();
+        let purger = self.links.purger.clone();
         self.on_worker("purge", context, move || {
             purger.run()?;
             Ok(Done::Purged)

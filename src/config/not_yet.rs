@@ -108,6 +108,8 @@ const IGNORED: &[(&str, Asked, &str)] = &[
     ("discovery-proxy", |c| !c.discovery.v2_proxy.is_empty(), "v2 discovery is not served yet"),
 ];
 
+const GATES_WITH_EFFECT: [&str; 1] = ["StopGRPCServiceOnDefrag"];
+
 fn has_other_members(config: &Config) -> bool {
     // One that cannot be parsed is refused elsewhere, with a better text.
     config.initial_cluster_map().is_ok_and(|cluster| cluster.len() > 1)
@@ -124,7 +126,8 @@ impl Config {
         };
         let mut all = rows(REFUSED, Severity::Refuse);
         all.extend(rows(IGNORED, Severity::Warn));
-        all.extend(self.feature_gates.changed().map(|(gate, on)| NotYet {
+        let without_effect = self.feature_gates.changed().filter(|(gate, _)| !GATES_WITH_EFFECT.contains(gate));
+        all.extend(without_effect.map(|(gate, on)| NotYet {
             flag: "feature-gates",
             severity: Severity::Warn,
             text: format!("{gate}={on} has no effect yet"),
@@ -171,6 +174,7 @@ mod tests {
             let found = config(line).not_yet();
             assert_eq!(found.first().map(|f| (f.flag, f.severity)), Some((flag, severity)), "{line:?}: {found:?}");
         }
+        assert_eq!(config(&["--feature-gates=StopGRPCServiceOnDefrag=true"]).not_yet(), []);
     }
 
     #[test]

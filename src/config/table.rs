@@ -162,7 +162,7 @@ pub static FLAGS: &[Flag] = &[
     flag(Features, "compaction-sleep-interval", Duration, "0s", "3.6", "Pause between two slices; 0 stands for 10ms."),
     flag(Features, "watch-progress-notify-interval", Duration, "0s", "3.6", "Time between two progress notifications to a quiet watcher; 0 stands for 10m."),
     flag(Features, "warning-apply-duration", Duration, "100ms", "3.6", "Warn about an entry that takes longer to apply."),
-    flag(Features, "bootstrap-defrag-threshold-megabytes", Uint, "0", "3.6", "For etcd's bbolt; without effect here."),
+    flag(Features, "bootstrap-defrag-threshold-megabytes", Uint, "0", "3.6", "Give space back after a start when so many megabytes are free; 0 is never."),
     flag(Features, "max-learners", Int, "1", "3.6", "Learners a cluster may have at a time."),
     flag(Features, "downgrade-check-time", Duration, "5s", "3.6", "Time between two looks at a downgrade under way."),
 

@@ -479,7 +479,6 @@ fn the_sample_of_one_member_and_the_table_say_the_same() {
         "backend-bbolt-freelist-type",
         "backend-batch-interval",
         "backend-batch-limit",
-        "bootstrap-defrag-threshold-megabytes",
         "enable-v2",
         "discovery-srv",
         "discovery-srv-name",

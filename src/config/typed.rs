@@ -339,15 +339,10 @@ impl Config {
             max_learners: u64::try_from(settings.signed("max-learners")).unwrap_or(0),
             downgrade_check_time: duration(settings.nanos("downgrade-check-time")),
             memory_mlock: settings.bool("memory-mlock"),
-            bbolt_flags_given: [
-                "backend-bbolt-freelist-type",
-                "backend-batch-interval",
-                "backend-batch-limit",
-                "bootstrap-defrag-threshold-megabytes",
-            ]
-            .into_iter()
-            .filter(|name| settings.is_set(name))
-            .collect(),
+            bbolt_flags_given: ["backend-bbolt-freelist-type", "backend-batch-interval", "backend-batch-limit"]
+                .into_iter()
+                .filter(|name| settings.is_set(name))
+                .collect(),
             force_new_cluster: settings.bool("force-new-cluster"),
             unsafe_no_fsync: settings.bool("unsafe-no-fsync"),
         }

@@ -1,7 +1,7 @@
 //! What the key space was when it was compacted: HashKV of the last ten compactions, each as of the moment before it.
 //!
 //! ```text
-//!   compacted(view of before) ─▶ waiting ─next─▶ a worker hashes ─▶ hashed ─▶ the last ten ◀─ ask
+//!   compacted(view of before) ─▶ waiting ──▶ a worker hashes ─▶ hashed ─▶ the last ten ◀─ ask
 //! ```
 //! Members compare these: they compact at the same revisions, and at such a revision the rows up to it are the same on all
 //! of them, whatever has been written since. As in etcd they are forgotten with the process.
@@ -52,7 +52,7 @@ impl CompactionHashes {
     }
 
     /// The next to be hashed, if none is.
-    pub fn next(&mut self) -> Option<Compacted> {
+    pub fn begin_next(&mut self) -> Option<Compacted> {
         if self.under_way.is_some() {
             return None;
         }
@@ -61,7 +61,7 @@ impl CompactionHashes {
         Some(next)
     }
 
-    /// What [`CompactionHashes::next`] gave out has been hashed; or nobody could.
+    /// What [`CompactionHashes::begin_next`] gave out has been hashed; or nobody could.
     pub fn hashed(&mut self, hash: Option<HashKv>) {
         let Some(revision) = self.under_way.take() else { return };
         if let Some(hash) = hash {
@@ -118,7 +118,7 @@ mod tests {
         let mut hashes = CompactionHashes::default();
         for revision in 1..=12 {
             hashes.compacted(compacted(revision));
-            assert_eq!(hashes.next().expect("one").revision, Revision(revision));
+            assert_eq!(hashes.begin_next().expect("one").revision, Revision(revision));
             hashes.hashed(Some(hash(revision)));
         }
         for revision in 0..15 {
@@ -133,13 +133,13 @@ mod tests {
         hashes.compacted(compacted(5));
         hashes.compacted(compacted(7));
         let (mut five, mut seven) = (ask(&mut hashes, 5), ask(&mut hashes, 7));
-        assert_eq!(hashes.next().expect("one").revision, Revision(5));
-        assert!(hashes.next().is_none());
+        assert_eq!(hashes.begin_next().expect("one").revision, Revision(5));
+        assert!(hashes.begin_next().is_none());
         assert!(five.try_recv().is_err());
         hashes.hashed(Some(hash(5)));
         assert_eq!(five.try_recv(), Ok(Some(hash(5))));
         assert!(seven.try_recv().is_err());
-        assert_eq!(hashes.next().expect("one").revision, Revision(7));
+        assert_eq!(hashes.begin_next().expect("one").revision, Revision(7));
         hashes.hashed(None);
         assert_eq!(seven.try_recv(), Ok(None), "it could not be hashed");
         assert_eq!(ask(&mut hashes, 7).try_recv(), Ok(None));
@@ -154,6 +154,6 @@ mod tests {
             hashes.compacted(compacted(revision));
         }
         assert_eq!(first.try_recv(), Ok(None));
-        assert_eq!(hashes.next().expect("one").revision, Revision(2));
+        assert_eq!(hashes.begin_next().expect("one").revision, Revision(2));
     }
 }

@@ -257,6 +257,14 @@ impl Node {
         self.reads_new.push(WaitingRead { request, deadline });
     }
 
+    /// `target` is to lead. Nothing comes of it unless this member leads and `target` is another voter; and when `target` does
+    /// not take over within an election time-out, this member leads on. Proposals wait meanwhile.
+    pub fn transfer_leader(&mut self, target: MemberId) {
+        if self.is_leader() {
+            self.raft.transfer_leader(target.0);
+        }
+    }
+
     /// A message from a peer. What does not make sense is dropped: raft repeats what matters.
     pub fn step(&mut self, message: Message) {
         if message.to != self.settings.id.0 || self.breaks_progress(&message) {
@@ -371,7 +379,8 @@ impl Node {
     }
 
     fn propose_queued(&mut self, effects: &mut Vec<Effect>) {
-        if self.queue.is_empty() || !self.is_leader() {
+        // While leadership moves away raft would refuse them.
+        if self.queue.is_empty() || !self.is_leader() || self.raft.raft.lead_transferee.is_some() {
             return;
         }
         let mut entries = Vec::with_capacity(self.queue.len());
@@ -565,3 +574,6 @@ fn mix(value: u64) -> u64 {
     let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     value ^ (value >> 31)
 }
+
+#[cfg(test)]
+mod tests;

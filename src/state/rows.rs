@@ -68,6 +68,11 @@ impl AppliedPosition {
     }
 }
 
+/// Whether this is the row of [`AppliedPosition`].
+pub fn is_position(table: Table, key: &[u8]) -> bool {
+    table == Table::Meta && key == APPLIED
+}
+
 pub fn conf_state_row(conf_state: &ConfState) -> ConfStateRow {
     ConfStateRow {
         voters: conf_state.voters.clone(),

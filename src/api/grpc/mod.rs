@@ -19,6 +19,9 @@ mod range_stream;
 mod span;
 mod watch;
 
+pub use health::Serving;
+pub use maintenance::SNAPSHOTS_MAX;
+
 use crate::api::grpc::span::ServerSpan;
 use crate::api::listen::Routes;
 use crate::api::permit::{Caller, Permit, authorize};
@@ -28,7 +31,9 @@ use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::{Span, SpanContext, Tracer};
 use castd_proto::{Kind, Rpc, etcdserverpb as pb, health as health_pb, v3electionpb, v3lockpb};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
@@ -45,6 +50,8 @@ pub struct EdgeSettings {
     pub election_timeout: Duration,
     /// As `--quota-backend-bytes` works out; reported by Status.
     pub quota_bytes: i64,
+    /// The gate `StopGRPCServiceOnDefrag`.
+    pub stops_serving_on_defragment: bool,
     /// `--warning-unary-request-duration`.
     pub slow_request: Duration,
 }
@@ -56,6 +63,10 @@ pub struct Edge {
     pub tracer: Tracer,
     pub metrics: Metrics,
     pub settings: EdgeSettings,
+    /// What the health service says.
+    pub serving: Serving,
+    /// Places for clients that take a snapshot, [`SNAPSHOTS_MAX`].
+    pub snapshots: Arc<Semaphore>,
     pub clock: Clock,
     /// Cancelled when the member stops: streams end then, other calls finish.
     pub stopping: CancellationToken,
