@@ -249,8 +249,13 @@ impl Snapshotter {
             }
             Action::TakeSnapshot => {
                 let Some(mut store) = self.store.take() else { return };
+                let (clock, metrics) = (self.clock, self.metrics.clone());
                 self.on_worker("snapshot", context, move || {
-                    let position = portable::take(&mut store, &view)?;
+                    let mut written = now;
+                    let position = portable::take_timed(&mut store, &view, &mut || written = clock.now())?;
+                    let ended = clock.now();
+                    metrics.snapshot.fsync.observe(ended.saturating_sub(written).as_secs_f64());
+                    metrics.snapshot.save.observe(ended.saturating_sub(now).as_secs_f64());
                     Ok(Done::SnapshotTaken(store, position))
                 });
             }

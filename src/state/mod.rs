@@ -15,7 +15,7 @@ mod rows;
 mod view;
 
 pub use hash::hash;
-pub use machine::{Applied, Deleted, LeaseChange, Machine, StateError};
+pub use machine::{Applied, Deleted, LeaseChange, Machine, Observer, StateError};
 pub use rows::AppliedPosition;
 pub use view::View;
 

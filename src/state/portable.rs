@@ -41,8 +41,21 @@ pub enum PortableError {
 /// # Errors
 /// When the disk or the backend fails.
 pub fn take(store: &mut SnapshotStore, view: &View) -> Result<LogPosition, PortableError> {
+    take_timed(store, view, &mut || ())
+}
+
+/// As [`take`]; calls `is_written` between writing and making durable.
+///
+/// # Errors
+/// As [`take`].
+pub fn take_timed(
+    store: &mut SnapshotStore,
+    view: &View,
+    is_written: &mut dyn FnMut(),
+) -> Result<LogPosition, PortableError> {
     let mut taking = store.take(&header(view))?;
     write_rows(view, |table, key, value| Ok(taking.writer().row(table, key, value)?))?;
+    is_written();
     taking.finish()?;
     store.keep(KEPT)?;
     Ok(LogPosition { index: view.applied, term: view.term })

@@ -64,7 +64,7 @@ impl Health for Edge {
 
     /// The status now and each time that it changes, until the member stops.
     async fn watch(&self, request: Request<pb::HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        self.unary(Rpc::HealthWatch, request, |_, check| async move {
+        self.server_stream(Rpc::HealthWatch, request, |_, check| async move {
             let stopping = self.stopping.clone();
             if check.service.is_empty() {
                 Ok(statuses(self.serving.0.subscribe(), stopping).boxed())

@@ -12,7 +12,7 @@ mod snapshot;
 pub use snapshot::SNAPSHOTS_MAX;
 
 use crate::actors::snapshotter::{Defragment, LookUpCompactionHash};
-use crate::api::grpc::{Admitted, Edge};
+use crate::api::grpc::{Admitted, Edge, ServerStream};
 use crate::cast::RequestError;
 use crate::config::{ETCD_VERSION, STORAGE_VERSION};
 use crate::ids::{MemberId, Revision};
@@ -29,7 +29,7 @@ const NOT_YET_ALARM: &str = "castd cannot set or clear alarms yet";
 
 #[tonic::async_trait]
 impl Maintenance for Edge {
-    type SnapshotStream = snapshot::SnapshotStream;
+    type SnapshotStream = ServerStream<pb::SnapshotResponse>;
 
     /// What this member knows by itself: works without a leader.
     async fn status(&self, request: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
@@ -140,7 +140,7 @@ impl Maintenance for Edge {
     }
 
     async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
-        snapshot::open(self, request).await
+        self.server_stream(Rpc::MaintenanceSnapshot, request, |admitted, _| snapshot::open(self, admitted)).await
     }
 
     async fn move_leader(

@@ -1,15 +1,14 @@
 //! Maintenance.Snapshot: the whole state, as a file that a client saves.
 //!
 //! ```text
-//!   Snapshotter ──Exported (a file)──▶ sending ──32 KiB each──▶ a few wait ──▶ SnapshotStream ──▶ the client
+//!   Snapshotter ──Exported (a file)──▶ sending ──32 KiB each──▶ a few wait ──▶ Blobs ──▶ the client
 //!                                         └── last: the SHA-256 of all data
 //! ```
 //! The client sets the pace: what it has not taken stays in the file. One that takes nothing for a long time is given up,
 //! because the file takes disk space as long as it is read.
 
 use crate::actors::snapshotter::ExportSnapshot;
-use crate::api::grpc::Edge;
-use crate::api::grpc::long_call::LongCall;
+use crate::api::grpc::{Admitted, Edge, ServerStream};
 use crate::cast::RequestError;
 use crate::config::STORAGE_VERSION;
 use crate::raft::node::RaftError;
@@ -17,16 +16,16 @@ use crate::snapshot::format::SEAL_BYTES;
 use crate::snapshot::{Exported, SnapshotError};
 use crate::telemetry::clock::Clock;
 use bytes::Bytes;
-use castd_proto::Rpc;
 use castd_proto::etcdserverpb as pb;
-use futures_util::Stream;
+use futures_util::stream::{Stream, StreamExt as _};
 use sha2::{Digest, Sha256};
 use slog::Logger;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use tonic::{Request, Response, Status};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+use tonic::Status;
 
 /// Clients that may take a snapshot at once. Each may have a file of the size of the state.
 pub const SNAPSHOTS_MAX: usize = 4;
@@ -43,20 +42,12 @@ type Blob = Result<pb::SnapshotResponse, Status>;
 
 /// # Errors
 /// When there are too many already, there is no room on the disk, or the state cannot be read.
-pub async fn open(edge: &Edge, request: Request<pb::SnapshotRequest>) -> Result<Response<SnapshotStream>, Status> {
-    let mut call = LongCall::begin(edge, Rpc::MaintenanceSnapshot, request.metadata())?;
-    call.received();
-    match begin(edge, &call).await {
-        Ok(blobs) => Ok(Response::new(SnapshotStream { call, blobs, has_ended: false })),
-        Err(error) => Err(call.fail(error)),
-    }
-}
-
-async fn begin(edge: &Edge, call: &LongCall) -> Result<mpsc::Receiver<Blob>, RequestError> {
+pub async fn open(edge: &Edge, admitted: Admitted) -> Result<ServerStream<pb::SnapshotResponse>, RequestError> {
     let place = edge.snapshots.clone().try_acquire_owned().map_err(|_| RequestError::TooManyRequests)?;
     let (reply, exported) = oneshot::channel();
-    let snapshotter = edge.cast.snapshotter(&call.admitted.permit);
-    snapshotter.do_send(ExportSnapshot { reply, span: call.admitted.span() });
+    let snapshotter = edge.cast.snapshotter(&admitted.permit);
+    snapshotter.do_send(ExportSnapshot { reply, span: admitted.span() });
+    let stopping = Box::pin(edge.stopping.clone().cancelled_owned());
     let exported = tokio::select! {
         exported = exported => exported.map_err(|_| RequestError::Stopped)??,
         () = edge.stopping.cancelled() => return Err(RequestError::Stopped),
@@ -64,7 +55,7 @@ async fn begin(edge: &Edge, call: &LongCall) -> Result<mpsc::Receiver<Blob>, Req
     let (sender, blobs) = mpsc::channel(BLOBS_WAITING_MAX);
     let sending = Sending { exported, sender, patience: PATIENCE, clock: edge.clock, log: edge.log.clone() };
     tokio::spawn(sending.run(place));
-    Ok(blobs)
+    Ok(Blobs { blobs, stopping, is_whole: false, is_over: false }.boxed())
 }
 
 /// Reads the file as fast as the client takes it.
@@ -146,41 +137,35 @@ fn message(blob: Bytes, remaining_bytes: u64) -> pb::SnapshotResponse {
 }
 
 /// The answers of one call.
-pub struct SnapshotStream {
-    call: LongCall,
+struct Blobs {
     blobs: mpsc::Receiver<Blob>,
+    stopping: Pin<Box<WaitForCancellationFutureOwned>>,
     /// The blob behind the data has been given out.
-    has_ended: bool,
+    is_whole: bool,
+    is_over: bool,
 }
 
-impl Stream for SnapshotStream {
+impl Stream for Blobs {
     type Item = Blob;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Blob>> {
         let this = &mut *self;
-        if this.call.is_over() {
+        if this.is_over {
             return Poll::Ready(None);
         }
-        if let Poll::Ready(status) = this.call.poll_end(context) {
-            return Poll::Ready(Some(Err(status)));
-        }
-        let blob = match this.blobs.poll_recv(context) {
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(blob) => blob,
+        let item = if this.stopping.as_mut().poll(context).is_ready() {
+            Some(Err(RequestError::Stopped.into()))
+        } else {
+            match ready!(this.blobs.poll_recv(context)) {
+                // The client was given up: what it has is not a snapshot, and must not look like one.
+                None if !this.is_whole => Some(Err(RequestError::from(RaftError::Timeout).into())),
+                item => item,
+            }
         };
-        Poll::Ready(match blob {
-            Some(Ok(blob)) => {
-                this.has_ended = blob.remaining_bytes == 0 && blob.blob.len() == SEAL_BYTES;
-                this.call.sent();
-                Some(Ok(blob))
-            }
-            Some(Err(status)) => Some(Err(this.call.fail(status))),
-            None if this.has_ended => {
-                this.call.complete();
-                None
-            }
-            // The client was given up: what it has is not a snapshot, and must not look like one.
-            None => Some(Err(this.call.fail(RequestError::from(RaftError::Timeout)))),
-        })
+        match &item {
+            Some(Ok(blob)) => this.is_whole = blob.remaining_bytes == 0 && blob.blob.len() == SEAL_BYTES,
+            Some(Err(_)) | None => this.is_over = true,
+        }
+        Poll::Ready(item)
     }
 }
