@@ -18,6 +18,8 @@ use crate::ids::{ClusterId, MemberId};
 use crate::lease::LeaseError;
 use crate::membership::downgrade::DowngradeError;
 use crate::mvcc::{MvccError, RequestError as CheckError};
+use crate::peer::calls::PeerCalls;
+use crate::peer::roster::Connections;
 use crate::raft::node::{RaftError, Status};
 use crate::state::{Outcome, View};
 use crate::telemetry::trace::SpanContext;
@@ -31,6 +33,7 @@ use prost::Message as _;
 use raft::eraftpb::EntryType;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// Requests that may wait for the cast at once, reads and writes each.
@@ -212,10 +215,18 @@ pub struct Addresses {
     pub snapshotter: Addr<Snapshotter>,
 }
 
+/// What the edge may know of the other members, and how it asks them.
+#[derive(Clone)]
+pub struct PeerAccess {
+    pub connections: Published<Connections>,
+    pub calls: PeerCalls,
+}
+
 struct Inner {
     addresses: Addresses,
     view: Published<View>,
     status: Published<Status>,
+    peers: PeerAccess,
     identity: Identity,
     limits: Limits,
     writes: Arc<Room>,
@@ -232,11 +243,12 @@ impl Cast {
         addresses: Addresses,
         view: Published<View>,
         status: Published<Status>,
+        peers: PeerAccess,
         identity: Identity,
         limits: Limits,
     ) -> Self {
         let (writes, reads, read_turns) = Default::default();
-        Cast(Arc::new(Inner { addresses, view, status, identity, limits, writes, reads, read_turns }))
+        Cast(Arc::new(Inner { addresses, view, status, peers, identity, limits, writes, reads, read_turns }))
     }
 
     pub fn limits(&self) -> Limits {
@@ -249,6 +261,16 @@ impl Cast {
 
     pub fn status(&self) -> Arc<Status> {
         self.0.status.load()
+    }
+
+    /// Since when another member has been reached without a break; `None` while it is not.
+    pub fn connected_since(&self, member: MemberId) -> Option<Duration> {
+        self.0.peers.connections.load().since(member)
+    }
+
+    /// Single questions to other members.
+    pub fn peer_calls(&self) -> &PeerCalls {
+        &self.0.peers.calls
     }
 
     /// A header as of now; `revision` is that of the answer.

@@ -13,6 +13,7 @@ pub mod member;
 pub mod membership;
 pub mod memory_lock;
 pub mod mvcc;
+pub mod peer;
 pub mod process;
 pub mod raft;
 pub mod recovery;

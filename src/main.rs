@@ -1,7 +1,7 @@
 //! castd: reads what the operator wants, starts one member, and runs it until a signal.
 
 use castd::config::{self, Invocation, Level, Note, Severity, Surroundings};
-use castd::member::Member;
+use castd::member::{Member, StartError};
 use castd::telemetry::log::{self, LogGuard, LogSettings};
 use castd::{memory_lock, process, storage};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -9,6 +9,8 @@ use signal_hook::iterator::Signals;
 use slog::{Logger, error, info, warn};
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -44,13 +46,12 @@ fn run(config: &config::Config, notes: &[Note]) -> ExitCode {
         return exit_code(process::EXIT_FAILURE);
     }
     // Before any thread starts: from here on a signal is a request to stop, not the end.
-    let mut signals = match Signals::new([SIGTERM, SIGINT]) {
-        Ok(signals) => signals,
-        Err(failure) => {
-            error!(log, "cannot wait for signals"; "error" => %failure);
-            return exit_code(process::EXIT_FAILURE);
-        }
-    };
+    let stop = CancellationToken::new();
+    let (end, ended) = mpsc::channel();
+    if let Err(failure) = wait_for_signals(end.clone(), stop.clone()) {
+        error!(log, "cannot wait for signals"; "error" => %failure);
+        return exit_code(process::EXIT_FAILURE);
+    }
     for (text, field, urls) in [
         ("configuring peer listeners", "listen-peer-urls", &config.listen_peer_urls),
         ("configuring client listeners", "listen-client-urls", &config.listen_client_urls),
@@ -59,26 +60,77 @@ fn run(config: &config::Config, notes: &[Note]) -> ExitCode {
         write_note(&log, &Note::new(Level::Info, text).with(field, urls));
     }
     write_note(&log, &starting(config, has_data));
-    let member = match Member::start_logged(config, &log) {
-        Ok(member) => member,
+    let end = match Member::start_until(config, &log, &stop) {
+        Ok(member) => {
+            notify_ready(&log);
+            member.when_removed(move || {
+                let _ = end.send(End::Removed);
+            });
+            let end = ended.recv().unwrap_or(End::Signal(SIGTERM));
+            say_why(&log, end);
+            member.stop();
+            end
+        }
+        Err(StartError::Removed) => {
+            say_why(&log, End::Removed);
+            End::Removed
+        }
+        Err(StartError::Stopped) => {
+            let end = ended.recv().unwrap_or(End::Signal(SIGTERM));
+            say_why(&log, end);
+            end
+        }
         Err(failure) => {
             slog::crit!(log, "discovery failed"; "error" => %failure);
             return exit_code(process::EXIT_FAILURE);
         }
     };
-    notify_ready(&log);
-
-    let signal = signals.forever().next().unwrap_or(SIGTERM);
-    info!(log, "received signal; shutting down"; "signal" => if signal == SIGINT { "interrupt" } else { "terminated" });
-    member.stop();
     drop(log);
     drop(guard);
-    if std::process::id() == 1 {
-        return ExitCode::SUCCESS;
+    match end {
+        End::Removed => ExitCode::SUCCESS,
+        End::Signal(_) if std::process::id() == 1 => ExitCode::SUCCESS,
+        End::Signal(signal) => {
+            // As etcd does: whoever waits for this process sees that the signal ended it.
+            let _ = signal_hook::low_level::emulate_default_handler(signal);
+            ExitCode::FAILURE
+        }
     }
-    // As etcd does: whoever waits for this process sees that the signal ended it.
-    let _ = signal_hook::low_level::emulate_default_handler(signal);
-    ExitCode::FAILURE
+}
+
+/// Why the member is to stop.
+#[derive(Clone, Copy)]
+enum End {
+    Signal(i32),
+    /// From its cluster, for ever.
+    Removed,
+}
+
+/// Tells of the first signal, on a thread of its own. Further ones change nothing: the member is stopping.
+fn wait_for_signals(end: mpsc::Sender<End>, stop: CancellationToken) -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        for signal in signals.forever() {
+            // Nobody listens any more once the member has stopped.
+            let _ = end.send(End::Signal(signal));
+            stop.cancel();
+        }
+    })?;
+    Ok(())
+}
+
+/// In etcd's words.
+fn say_why(log: &Logger, end: End) {
+    match end {
+        End::Signal(signal) => {
+            let name = if signal == SIGINT { "interrupt" } else { "terminated" };
+            info!(log, "received signal; shutting down"; "signal" => name);
+        }
+        End::Removed => {
+            error!(log, "server error"; "error" => StartError::Removed.to_string());
+            warn!(log, "data-dir used by this member must be removed");
+        }
+    }
 }
 
 fn start_log(settings: &LogSettings) -> Result<(Logger, LogGuard), ExitCode> {

@@ -1,7 +1,7 @@
 //! One member, from a configuration to open ports, and back down. What `main` runs, and what another program embeds.
 //!
 //! ```text
-//!   boot (disk) ──▶ wiring (actors) ──▶ edge (ports) ──▶ published, ready
+//!   boot (disk) ──▶ wiring (actors) ──▶ peer port ──▶ published through the log ──▶ client port, ready
 //! ```
 
 use crate::actors::applier;
@@ -11,14 +11,17 @@ use crate::api::http::{Access, ClientHttp, PeerHttp, client_app, peer_app};
 use crate::api::listen::{EdgeServer, ListenError, ListenOn, ListenSettings, Routes};
 use crate::api::member_http::MemberHttp;
 use crate::boot::{self, Boot, BootError};
-use crate::cast::{Cast, Limits, RequestError};
+use crate::cast::{Cast, Identity, Limits, RequestError};
 use crate::config::{CASTD_VERSION, CLUSTER_VERSION, Config, ETCD_VERSION};
 use crate::membership::urls::UrlSet;
+use crate::peer::handlers::Handlers;
+use crate::peer::service::PeerService;
+use crate::peer::{FRAME_BYTES_MAX, PeerSettings};
 use crate::storage::DataDir;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::{Build, Metrics, RequestKind};
 use crate::telemetry::trace::{SpanContext, TraceError, Tracing};
-use crate::wiring::{self, Placement, Running, Surroundings};
+use crate::wiring::{self, Placement, Running, Started, Surroundings};
 use castd_backend_api::Backend;
 use castd_proto::castdpb::{ClusterVersion, MemberAttributes, raft_request::Op};
 use slog::{Logger, info, o, warn};
@@ -31,6 +34,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How long requests in flight may take to finish once the member is told to stop.
 const GRACE: Duration = Duration::from_secs(5);
+/// Threads that read what peers send.
+const PEER_THREADS: usize = 2;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -46,15 +51,23 @@ pub enum StartError {
     Thread(std::io::Error),
     #[error("the member could not make itself known: {0}")]
     Publish(#[from] RequestError),
+    /// Before the member was ready, somebody wanted it to stop.
+    #[error("stopped while starting")]
+    Stopped,
+    #[error("the member has been permanently removed from the cluster")]
+    Removed,
 }
 
 /// A running member.
 pub struct Member {
     runtime: Runtime,
+    /// Of the peer port: clients' requests must not hold up heartbeats.
+    peer_runtime: Runtime,
     client_port: EdgeServer,
     peer_port: EdgeServer,
     running: Running,
     stopping: CancellationToken,
+    removed: CancellationToken,
     tracing: Tracing,
     backend: Arc<dyn Backend>,
     cast: Cast,
@@ -78,6 +91,14 @@ impl Member {
     /// # Errors
     /// As [`Member::start`].
     pub fn start_logged(config: &Config, log: &Logger) -> Result<Member, StartError> {
+        Self::start_until(config, log, &CancellationToken::new())
+    }
+
+    /// As [`Member::start_logged`], unless `stop` is given while the member waits for others to elect a leader with.
+    ///
+    /// # Errors
+    /// As [`Member::start`], and [`StartError::Stopped`].
+    pub fn start_until(config: &Config, log: &Logger, stop: &CancellationToken) -> Result<Member, StartError> {
         let clock = Clock::start();
         // Ports first: a start that fails because one is taken must not have touched the disk.
         let peer_sockets = bind_all(&config.listen_peer_urls)?;
@@ -106,18 +127,21 @@ impl Member {
                 slow_apply: config.warning_apply_duration,
                 report_entries: config.snapshot_count,
             },
+            peers: peer_settings(config, identity),
             request_timeout: config.request_timeout(),
         };
+        let frame_bytes_max = around.peers.frame_bytes_max;
         info!(log, "starting etcd server"; "local-member-id" => %identity.member,
             "local-server-version" => ETCD_VERSION, "cluster-id" => %identity.cluster,
             "cluster-version" => cores.machine.view().cluster_version.unwrap_or_else(|| "to_be_decided".to_owned()));
-        let (cast, running) = wiring::start(cores, around, Placement::Spread).map_err(StartError::Thread)?;
+        let Started { cast, running, inbound, removed } =
+            wiring::start(cores, around, Placement::Spread).map_err(StartError::Thread)?;
 
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .thread_name("edge")
-            .enable_all()
-            .build()
-            .map_err(StartError::Thread)?;
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.thread_name("edge").enable_all().build().map_err(StartError::Thread)?;
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let builder = builder.thread_name("peers").worker_threads(PEER_THREADS).enable_all();
+        let peer_runtime = builder.build().map_err(StartError::Thread)?;
         let stopping = CancellationToken::new();
         let edge = Edge {
             cast: cast.clone(),
@@ -142,30 +166,35 @@ impl Member {
             "advertise-client-urls" => urls(&config.advertise_client_urls),
             "listen-client-urls" => urls(&config.listen_client_urls),
             "listen-metrics-urls" => urls(&config.listen_metrics_urls));
-        runtime.block_on(publish(config, &cast, &metrics, clock, log))?;
+        // Before anything goes through the log: that takes a leader, and a leader takes peers.
+        let http = Arc::new(MemberHttp::new(cast.clone(), metrics.clone()));
+        let service = PeerService::server(inbound, Handlers::default(), stopping.clone(), frame_bytes_max);
+        let peer_port = peer_runtime.block_on(EdgeServer::start(
+            listen_settings("peer", config, peer_sockets),
+            Routes::default().add_service(service),
+            peer_app(PeerHttp { backend: http.clone() }),
+            log.clone(),
+        ))?;
+        runtime.block_on(async {
+            tokio::select! {
+                published = publish(config, &cast, &metrics, clock, log) => published,
+                () = removed.cancelled() => Err(StartError::Removed),
+                () = stop.cancelled() => Err(StartError::Stopped),
+            }
+        })?;
         defragment_if_due(config, &cast, log);
 
-        let stopped_cast = cast.clone();
-        let http = Arc::new(MemberHttp::new(cast, metrics));
-        let (client_port, peer_port) = runtime.block_on(async {
+        let client_port = runtime.block_on(async {
             let access = Access { origins: config.cors.clone(), hosts: config.host_whitelist.clone() };
             let read_timeout = config.request_timeout();
-            let client_app = client_app(ClientHttp { backend: http.clone(), access, read_timeout, log: log.clone() });
+            let client_app = client_app(ClientHttp { backend: http, access, read_timeout, log: log.clone() });
             let client_port = EdgeServer::start(
                 listen_settings("client", config, client_sockets),
                 edge.routes(),
                 client_app,
                 log.clone(),
             );
-            let client_port = client_port.await?;
-            let peer_app = peer_app(PeerHttp { backend: http });
-            let peer_port = EdgeServer::start(
-                listen_settings("peer", config, peer_sockets),
-                Routes::default(),
-                peer_app,
-                log.clone(),
-            );
-            Ok::<_, StartError>((client_port, peer_port.await?))
+            client_port.await
         })?;
         for address in client_port.local_addrs() {
             info!(log, "ready to serve client requests");
@@ -174,16 +203,18 @@ impl Member {
         }
         Ok(Member {
             runtime,
+            peer_runtime,
             client_port,
             peer_port,
             running,
             stopping,
+            removed,
             tracing,
             backend,
             log: log.new(o!("name" => config.name.clone(), "data-dir" => config.data_dir.display().to_string(),
                 "advertise-peer-urls" => urls(&config.initial_advertise_peer_urls),
                 "advertise-client-urls" => urls(&config.advertise_client_urls))),
-            cast: stopped_cast,
+            cast,
             _data_dir: data_dir,
         })
     }
@@ -198,11 +229,32 @@ impl Member {
         self.client_addresses().first().map(|address| format!("http://{address}")).unwrap_or_default()
     }
 
+    /// Calls `then`, once, when this member has been removed from its cluster: nothing is left for it to do.
+    pub fn when_removed(&self, then: impl FnOnce() + Send + 'static) {
+        let removed = self.removed.clone();
+        self.runtime.spawn(async move {
+            removed.cancelled().await;
+            then();
+        });
+    }
+
     /// Lets requests in flight finish, ends all threads, and makes the backend durable, so that the next start has nothing
     /// to replay.
     pub fn stop(self) {
-        let Member { runtime, client_port, peer_port, running, stopping, tracing, backend, cast, log, _data_dir } =
-            self;
+        let Member {
+            runtime,
+            peer_runtime,
+            client_port,
+            peer_port,
+            running,
+            stopping,
+            tracing,
+            backend,
+            cast,
+            log,
+            removed: _,
+            _data_dir,
+        } = self;
         info!(log, "closing etcd server");
         say_who_leads_on(&cast, &log);
         drop(cast);
@@ -214,6 +266,7 @@ impl Member {
         });
         peers.iter().for_each(|address| info!(log, "stopped serving peer traffic"; "address" => address));
         runtime.shutdown_timeout(GRACE);
+        peer_runtime.shutdown_timeout(GRACE);
         running.stop();
         if let Err(error) = backend.flush() {
             // Not lost: the log has it, and the next start replays it.
@@ -303,6 +356,17 @@ fn defragment_if_due(config: &Config, cast: &Cast, log: &Logger) {
     }
     let (reply, _) = oneshot::channel();
     cast.own_snapshotter().do_send(Defragment { reply, span: SpanContext::default() });
+}
+
+fn peer_settings(config: &Config, identity: Identity) -> PeerSettings {
+    PeerSettings {
+        identity,
+        advertised_urls: config.initial_advertise_peer_urls.iter().map(ToString::to_string).collect(),
+        election_timeout: config.election_timeout,
+        read_timeout: config.peer_read_timeout,
+        write_timeout: config.peer_write_timeout,
+        frame_bytes_max: FRAME_BYTES_MAX + config.max_request_bytes as usize,
+    }
 }
 
 fn quota_bytes(config: &Config) -> i64 {

@@ -1,7 +1,7 @@
 //! Starts the actors and hands out addresses: the architecture as code. The only file that does.
 //!
 //! ```text
-//!   Core (what boot found on disk) ──▶ start ──▶ Cast (for the edge) + Running (to stop it)
+//!   Core (what boot found on disk) ──▶ start ──▶ Cast (for the edge) + Inbound (for the peer port) + Running (to stop it)
 //! ```
 //!
 //! Every mailbox is made first and every actor after that, so that each gets the addresses it needs in its constructor.
@@ -11,13 +11,17 @@ use crate::actors::MAILBOX_CAPACITY;
 use crate::actors::applier::{self, Applier};
 use crate::actors::lease_keeper::LeaseKeeper;
 use crate::actors::log_writer::LogWriter;
-use crate::actors::peer_links::PeerLinks;
+use crate::actors::peer_links::{self, PeerLinks};
 use crate::actors::raft_node::{self, RaftNode};
 use crate::actors::snapshotter::{self, Snapshotter};
 use crate::actors::ticker::{Listener, Ticker};
 use crate::actors::watch_hub::WatchHub;
-use crate::cast::{Addresses, Cast, Identity, Limits, Published};
+use crate::cast::{Addresses, Cast, Identity, Limits, PeerAccess, Published};
 use crate::lease::LeaseKeeper as LeaseCore;
+use crate::peer::PeerSettings;
+use crate::peer::calls::PeerCalls;
+use crate::peer::roster::{Connections, Roster};
+use crate::peer::service::{Inbound, Receivers};
 use crate::raft::log::LogStore;
 use crate::raft::node::{Node, TICK};
 use crate::snapshot::SnapshotStore;
@@ -29,12 +33,16 @@ use crate::watch::Hub;
 use actix::dev::channel::{AddressReceiver, channel};
 use actix::{Actor, Addr, Arbiter, Context, System};
 use slog::{Logger, o};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// How often leases are looked at (etcd: every 500 ms).
 const LEASE_TICK: Duration = Duration::from_millis(500);
 /// How often periodic progress notices are looked at.
 const WATCH_TICK: Duration = Duration::from_millis(100);
+/// How often a member looks whether it has to go.
+const LINK_TICK: Duration = Duration::from_millis(500);
 const HOUSEKEEPING_TICK: Duration = Duration::from_secs(1);
 
 /// What the actors own, as the start has found or made it.
@@ -57,14 +65,26 @@ pub struct Surroundings {
     pub identity: Identity,
     pub limits: Limits,
     pub applier: applier::Settings,
+    pub peers: PeerSettings,
     pub request_timeout: Duration,
+}
+
+/// What [`start`] hands out.
+pub struct Started {
+    pub cast: Cast,
+    pub running: Running,
+    /// Where the peer port brings what it receives.
+    pub inbound: Arc<Inbound>,
+    /// Given when this member was removed from the cluster.
+    pub removed: CancellationToken,
 }
 
 /// Which actors share a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
-    /// RaftNode and the Applier share a thread, the LogWriter has its own, all others share one. Apart, RaftNode and
-    /// the Applier cost a fifth more CPU for a put of a lone client: two more wake-ups across threads.
+    /// RaftNode and the Applier share a thread, the LogWriter has its own, and so have the links to peers with their
+    /// connections; all others share one. Apart, RaftNode and the Applier cost a fifth more CPU for a put of a lone client:
+    /// two more wake-ups across threads.
     Spread,
     /// All on the System's own thread.
     OneThread,
@@ -111,11 +131,15 @@ impl<A: Actor<Context = Context<A>> + Send> Mailbox<A> {
 ///
 /// # Errors
 /// When the system has no thread left.
-pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::io::Result<(Cast, Running)> {
+pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::io::Result<Started> {
     let (system, arbiters, thread) = threads(placement)?;
-    let Surroundings { clock, metrics, log, identity, limits, applier: applier_settings, request_timeout } = around;
+    let Surroundings { clock, metrics, log, identity, limits, applier: applier_settings, peers, request_timeout } =
+        around;
     let view = Published::new(cores.machine.view());
     let status = Published::new(cores.node.status());
+    let roster = Published::new(Roster::new(Arc::clone(cores.machine.members())));
+    let connections = Published::new(Connections::default());
+    let removed = CancellationToken::new();
 
     let raft_node = Mailbox::<RaftNode>::new();
     let log_writer = Mailbox::<LogWriter>::new();
@@ -138,6 +162,7 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
             Listener { recipient: applier.address.clone().recipient(), every: TICK },
             Listener { recipient: lease_keeper.address.clone().recipient(), every: LEASE_TICK },
             Listener { recipient: watch_hub.address.clone().recipient(), every: WATCH_TICK },
+            Listener { recipient: peer_links.address.clone().recipient(), every: LINK_TICK },
             Listener { recipient: snapshotter.address.clone().recipient(), every: HOUSEKEEPING_TICK },
         ],
     )?;
@@ -151,6 +176,7 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
     let applier_links = applier::Links {
         applied: raft_node.address.clone().recipient(),
         conf_change_applied: raft_node.address.clone().recipient(),
+        membership_changed: peer_links.address.clone().recipient(),
         store_changed: watch_hub.address.clone().recipient(),
         leases_changed: lease_keeper.address.clone().recipient(),
         backend_durable: snapshotter.address.clone().recipient(),
@@ -203,7 +229,30 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
         &arbiters.others,
         WatchHub::new(cores.hub, view.clone(), clock, metrics.clone(), log.new(o!("actor" => "WatchHub"))),
     );
-    peer_links.run(&arbiters.others, PeerLinks::new(metrics.clone()));
+    let inbound = Inbound::new(
+        identity,
+        roster.clone(),
+        Receivers {
+            step: raft_node.address.clone().recipient(),
+            forwarded: raft_node.address.clone().recipient(),
+            introduced: peer_links.address.clone().recipient(),
+        },
+        clock,
+        metrics.clone(),
+        log.new(o!("part" => "peers")),
+    );
+    let calls = PeerCalls::new(identity, roster.clone(), peers.open_timeout());
+    let link_links = peer_links::Links {
+        unreachable: raft_node.address.clone().recipient(),
+        snapshots: None,
+        roster,
+        connections: connections.clone(),
+        removed: removed.clone(),
+    };
+    peer_links.run(
+        &arbiters.peer_links,
+        PeerLinks::new(peers, link_links, clock, metrics.clone(), log.new(o!("actor" => "PeerLinks"))),
+    );
     snapshotter.run(
         &arbiters.others,
         Snapshotter::new(
@@ -220,13 +269,15 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
         RaftNode::new(cores.node, raft_links, clock, status.clone(), metrics, log.new(o!("actor" => "RaftNode"))),
     );
 
-    let cast = Cast::new(addresses, view, status, identity, limits);
-    Ok((cast, Running { system, thread: Some(thread), _ticker: ticker }))
+    let cast = Cast::new(addresses, view, status, PeerAccess { connections, calls }, identity, limits);
+    let running = Running { system, thread: Some(thread), _ticker: ticker };
+    Ok(Started { cast, running, inbound: Arc::new(inbound), removed })
 }
 
 struct Arbiters {
     raft_node: actix::ArbiterHandle,
     log_writer: actix::ArbiterHandle,
+    peer_links: actix::ArbiterHandle,
     others: actix::ArbiterHandle,
 }
 
@@ -247,7 +298,8 @@ fn threads(placement: Placement) -> std::io::Result<(System, Arbiters, std::thre
             }
             Placement::OneThread => own.clone(),
         };
-        let arbiters = Arbiters { raft_node: arbiter(), log_writer: arbiter(), others: own.clone() };
+        let arbiters =
+            Arbiters { raft_node: arbiter(), log_writer: arbiter(), peer_links: arbiter(), others: own.clone() };
         let _ = sender.send((system, arbiters));
         // Ends with System::stop; the code it returns is ours and means nothing.
         let _ = runner.run();

@@ -59,7 +59,7 @@ impl Handler<Send> for Peer {
             let mut response = Message { from: PEER, to: LEADER, term: message.term, ..Default::default() };
             response.set_msg_type(answer);
             response.index = message.index + message.entries.len() as u64;
-            self.leader.do_send(Step { message: response });
+            self.leader.do_send(Step { messages: vec![response], room: None });
         }
     }
 }

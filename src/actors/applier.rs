@@ -4,6 +4,7 @@
 //!   RaftNode ──EntriesCommitted──▶ Applier ──┬─StoreChanged──▶ WatchHub
 //!                                            ├─LeasesChanged─▶ LeaseKeeper
 //!                                            ├─Applied, ConfChangeApplied──▶ RaftNode
+//!                                            ├─MembershipChanged──▶ PeerLinks
 //!                                            ├─BackendDurable──▶ Snapshotter
 //!                                            └─replies──▶ edge
 //! ```
@@ -17,11 +18,13 @@ mod stopwatch;
 use self::stopwatch::Stopwatch;
 use crate::actors::Tick;
 use crate::actors::lease_keeper::LeasesChanged;
+use crate::actors::peer_links::MembershipChanged;
 use crate::actors::raft_node::{self, ConfChangeApplied};
 use crate::actors::snapshotter::{BackendDurable, CompactionFinished, CompactionScheduled};
 use crate::actors::watch_hub::StoreChanged;
 use crate::cast::{Published, Reply, RequestError};
 use crate::ids::LogIndex;
+use crate::membership::members::Members;
 use crate::process;
 use crate::state::{Applied, Machine, Outcome, View};
 use crate::telemetry::clock::Clock;
@@ -30,6 +33,7 @@ use crate::telemetry::trace::{Span, SpanContext};
 use actix::{Actor, Context, Handler, Message, Recipient};
 use raft::eraftpb::Entry;
 use slog::Logger;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How often the backend is asked what is durable and whether its own threads failed.
@@ -66,6 +70,7 @@ pub struct Settings {
 pub struct Links {
     pub applied: Recipient<raft_node::Applied>,
     pub conf_change_applied: Recipient<ConfChangeApplied>,
+    pub membership_changed: Recipient<MembershipChanged>,
     pub store_changed: Recipient<StoreChanged>,
     pub leases_changed: Recipient<LeasesChanged>,
     pub backend_durable: Recipient<BackendDurable>,
@@ -78,6 +83,8 @@ pub struct Applier {
     links: Links,
     published: Published<View>,
     settings: Settings,
+    /// Those that PeerLinks knows.
+    members_told: Option<Arc<Members>>,
     /// Requests that asked to wait until deleted revisions are gone from the backend.
     waiting_for_deletion: Vec<(Reply, Result<Outcome, RequestError>)>,
     compacted_at: Duration,
@@ -103,6 +110,7 @@ impl Applier {
             links,
             published,
             settings,
+            members_told: None,
             waiting_for_deletion: Vec::new(),
             compacted_at: Duration::ZERO,
             looked_at: Duration::ZERO,
@@ -147,6 +155,7 @@ impl Applier {
                 spans: spans.of_leases,
             });
         }
+        self.tell_members();
         for change in applied.conf_changes {
             self.links.conf_change_applied.do_send(ConfChangeApplied { change });
         }
@@ -159,6 +168,15 @@ impl Applier {
             } else {
                 waiter.reply.send(outcome);
             }
+        }
+    }
+
+    /// If there is something to tell.
+    fn tell_members(&mut self) {
+        let members = self.machine.members();
+        if !self.members_told.as_ref().is_some_and(|told| Arc::ptr_eq(told, members)) {
+            self.members_told = Some(Arc::clone(members));
+            self.links.membership_changed.do_send(MembershipChanged { members: Arc::clone(members) });
         }
     }
 
@@ -247,6 +265,7 @@ impl Actor for Applier {
     type Context = Context<Self>;
 
     fn started(&mut self, _: &mut Self::Context) {
+        self.tell_members();
         self.look_at_backend();
     }
 }

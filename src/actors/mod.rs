@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  edge ──Propose, ReadIndex──▶ RaftNode ──AppendLog──▶ LogWriter
-//!   │ ▲                          ▲ │  ▲ └──Send──▶ PeerLinks
+//!   │ ▲                          ▲ │  ▲ └──Send──▶ PeerLinks ──Carry──▶ PeerLink (one for each peer)
 //!   │ └─────replies────────────┐ │ │  └─LogPersisted─┘
 //!   │                          │ │ EntriesCommitted
 //!   │                 Applied──┼─┘ ▼
@@ -18,6 +18,7 @@
 pub mod applier;
 pub mod lease_keeper;
 pub mod log_writer;
+pub mod peer_link;
 pub mod peer_links;
 pub mod raft_node;
 pub mod snapshotter;

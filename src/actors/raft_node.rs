@@ -16,6 +16,8 @@ use crate::actors::snapshotter::LogCut;
 use crate::cast::{Published, Reply, RequestError};
 use crate::ids::{LeaseId, LogIndex, MemberId, RequestId, Term};
 use crate::lease::Grant;
+use crate::peer::service::InboundRoom;
+use crate::raft::forwarded::ForwardedProposal;
 use crate::raft::node::{Effect, Node, Proposal, READ_RETRY, RaftError, Status};
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
@@ -69,11 +71,29 @@ pub struct TransferLeadership {
     pub span: SpanContext,
 }
 
-/// Event, from a peer: a raft message addressed to this member.
-#[derive(Message)]
+/// Event, from a peer: raft messages addressed to this member, in order. They went through `peer::guard`.
+#[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Step {
-    pub message: raft::eraftpb::Message,
+    pub messages: Vec<raft::eraftpb::Message>,
+    /// Given back when they have been handled.
+    pub room: InboundRoom,
+}
+
+/// Event, from a peer: its clients' requests, because it believes that this member leads. May be repetitions.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Forwarded {
+    pub from: MemberId,
+    pub requests: Vec<ForwardedProposal>,
+    pub room: InboundRoom,
+}
+
+/// Event, from PeerLink: something that was sent to `peer` did not get there. Raft goes on more carefully.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct PeerUnreachable {
+    pub peer: MemberId,
 }
 
 /// Event, from the LogWriter: this write and all before it are durable.
@@ -447,7 +467,29 @@ impl Handler<Step> for RaftNode {
     type Result = ();
 
     fn handle(&mut self, step: Step, context: &mut Self::Context) {
-        self.node.step(step.message);
+        for message in step.messages {
+            self.node.step(message);
+        }
+        self.batch(0, self.clock.now(), context);
+    }
+}
+
+impl Handler<Forwarded> for RaftNode {
+    type Result = ();
+
+    fn handle(&mut self, forwarded: Forwarded, context: &mut Self::Context) {
+        let now = self.clock.now();
+        let bytes = forwarded.requests.iter().map(|request| request.data.len()).sum();
+        self.node.forwarded(now, forwarded.from, forwarded.requests);
+        self.batch(bytes, now, context);
+    }
+}
+
+impl Handler<PeerUnreachable> for RaftNode {
+    type Result = ();
+
+    fn handle(&mut self, event: PeerUnreachable, context: &mut Self::Context) {
+        self.node.unreachable(event.peer);
         self.batch(0, self.clock.now(), context);
     }
 }

@@ -8,6 +8,7 @@ use crate::cast::RequestError;
 use crate::lease::LeaseError;
 use crate::membership::downgrade::DowngradeError;
 use crate::mvcc::{MvccError, RequestError as CheckError};
+use crate::peer::guard::Refusal;
 use crate::raft::node::RaftError;
 use tonic::{Code, Status};
 
@@ -176,6 +177,52 @@ impl From<&RequestError> for Wire {
     }
 }
 
+impl From<Refusal> for Wire {
+    /// The texts are etcd's, of its HTTP answers on the peer port.
+    fn from(refusal: Refusal) -> Wire {
+        let (code, text) = match refusal {
+            Refusal::OtherCluster => (Code::FailedPrecondition, "cluster ID mismatch"),
+            Refusal::OtherVersion => (Code::FailedPrecondition, "incompatible version"),
+            Refusal::OtherReceiver => (Code::FailedPrecondition, "to field mismatch"),
+            Refusal::UnknownSender => (Code::NotFound, "error sender not found"),
+            Refusal::RemovedSender => {
+                (Code::PermissionDenied, "the member has been permanently removed from the cluster")
+            }
+            Refusal::Malformed(fault) => {
+                return Wire { code: Code::InvalidArgument, message: format!("malformed peer message: {fault}") };
+            }
+        };
+        Wire { code, message: text.to_owned() }
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Status {
+        let wire = Wire::from(refusal);
+        Status::new(wire.code, wire.message)
+    }
+}
+
+/// What a peer's answer refuses us for; `None` for all that is not about who we are.
+pub fn refusal_by_peer(status: &Status) -> Option<Refusal> {
+    let known = [
+        Refusal::OtherCluster,
+        Refusal::OtherVersion,
+        Refusal::OtherReceiver,
+        Refusal::UnknownSender,
+        Refusal::RemovedSender,
+    ];
+    known.into_iter().find(|refusal| {
+        let wire = Wire::from(*refusal);
+        (wire.code, wire.message.as_str()) == (status.code(), status.message())
+    })
+}
+
+/// A call between members that this release does not answer yet.
+pub fn peer_call_not_served(call: &str) -> Status {
+    Status::unavailable(format!("this member does not answer {call} yet"))
+}
+
 impl From<RequestError> for Status {
     fn from(error: RequestError) -> Status {
         let wire = Wire::from(&error);
@@ -195,5 +242,13 @@ mod tests {
         texts.sort_unstable();
         texts.dedup();
         assert_eq!(texts.len(), EtcdError::ALL.len());
+    }
+
+    #[test]
+    fn a_peer_understands_why_it_was_refused() {
+        for refusal in [Refusal::OtherCluster, Refusal::OtherVersion, Refusal::OtherReceiver, Refusal::RemovedSender] {
+            assert_eq!(refusal_by_peer(&refusal.into()), Some(refusal));
+        }
+        assert_eq!(refusal_by_peer(&Status::unavailable("cluster ID mismatch")), None);
     }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::state::{GATES_WITHOUT_EFFECT, WITHOUT_EFFECT};
-use super::typed::{AutoCompaction, Config, InitialClusterState, PEER_TIMEOUT_MIN_NANOS};
+use super::typed::{AutoCompaction, Config, InitialClusterState};
 use crate::membership::urls::UrlSet;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,6 @@ const NO_PEER_CHECKS: &str = "peers' certificates are not checked yet";
 const NO_TLS: &str = "TLS is not served yet";
 const NO_USERS: &str = "there are no users, passwords and tokens yet";
 const NO_COMPARING: &str = "members' data is not compared yet";
-const NO_PEERS: &str = "members do not connect to one another yet";
 
 #[rustfmt::skip]
 const REFUSED: &[(&str, Asked, &str)] = &[
@@ -116,8 +115,6 @@ const IGNORED: &[(&str, Asked, &str)] = &[
     ("compact-hash-check-time", |c| c.compact_hash_check_time != Duration::from_mins(1), NO_COMPARING),
     ("downgrade-check-time", |c| c.downgrade_check_time != Duration::from_secs(5), "clusters are not downgraded yet"),
     ("initial-election-tick-advance", |c| !c.initial_election_tick_advance, "a lone member campaigns at once; this is for larger clusters, which are not served yet"),
-    ("raft-read-timeout", |c| c.peer_read_timeout != PEER_TIMEOUT_MIN, NO_PEERS),
-    ("raft-write-timeout", |c| c.peer_write_timeout != PEER_TIMEOUT_MIN, NO_PEERS),
     ("enable-pprof", |c| c.enable_pprof, "profiles are not served yet"),
     ("socket-reuse-port", |c| c.socket_reuse_port, "the socket option is not set yet"),
     ("socket-reuse-address", |c| c.socket_reuse_address, "the socket option is not set yet"),
@@ -130,8 +127,6 @@ const IGNORED: &[(&str, Asked, &str)] = &[
     ("bcrypt-cost", |c| c.bcrypt_cost != 10, NO_USERS),
     ("auth-token-ttl", |c| c.auth_token_ttl != Duration::from_mins(5), NO_USERS),
 ];
-
-const PEER_TIMEOUT_MIN: Duration = Duration::from_nanos(PEER_TIMEOUT_MIN_NANOS as u64);
 
 /// Why giving that flag is refused, if it is, for at least some values.
 pub(super) fn refusal_of(flag: &str) -> Option<&'static str> {
@@ -197,7 +192,6 @@ mod tests {
             (&["--corrupt-check-time=1m"], "corrupt-check-time", Severity::Warn),
             (&["--enable-pprof"], "enable-pprof", Severity::Warn),
             (&["--initial-election-tick-advance=false"], "initial-election-tick-advance", Severity::Warn),
-            (&["--raft-read-timeout=6s"], "raft-read-timeout", Severity::Warn),
             (&["--feature-gates=CompactHashCheck=true"], "feature-gates", Severity::WithoutEffect),
             (&["--backend-batch-limit=5"], "backend-batch-limit", Severity::WithoutEffect),
             (&["--max-wals=6"], "max-wals", Severity::WithoutEffect),
@@ -213,7 +207,7 @@ mod tests {
     #[test]
     fn what_is_said_at_its_default_is_not_worth_a_word() {
         let line =
-            ["--max-wals=5", "--raft-read-timeout=1s", "--backend-bbolt-freelist-type=map", "--auth-token-ttl=300"];
+            ["--max-wals=5", "--raft-read-timeout=6s", "--backend-bbolt-freelist-type=map", "--auth-token-ttl=300"];
         assert_eq!(config(&line).not_yet(), []);
     }
 

@@ -17,6 +17,7 @@
 //! It does not touch a disk, a socket or a clock, and does not know what an entry means.
 
 use crate::ids::{LogIndex, MemberId, RequestId, Term};
+use crate::raft::forwarded::ForwardedProposal;
 use crate::raft::terms::LogPosition;
 use crate::raft::window::Window;
 use bytes::Bytes;
@@ -283,7 +284,7 @@ impl Node {
 
     /// A message from a peer. What does not make sense is dropped: raft repeats what matters.
     pub fn step(&mut self, message: Message) {
-        if message.to != self.settings.id.0 || self.breaks_progress(&message) {
+        if message.to != self.settings.id.0 || self.breaks_progress(&message) || self.is_beyond_log(&message) {
             return;
         }
         // The only errors are "unknown peer" and "local message": both mean "not for us".
@@ -295,6 +296,26 @@ impl Node {
         message.get_msg_type() == MessageType::MsgAppendResponse
             && message.reject
             && self.raft.raft.prs().get(message.from).is_some_and(|progress| message.reject_hint < progress.matched)
+    }
+
+    /// A leader commits no further than a follower's log reaches, and a follower answers for no entry that the leader
+    /// does not have. raft-rs ends the process when one of them does, as a log that was lost makes them do.
+    fn is_beyond_log(&self, message: &Message) -> bool {
+        let last = self.raft.raft.raft_log.last_index();
+        match message.get_msg_type() {
+            MessageType::MsgHeartbeat => message.commit > last,
+            MessageType::MsgAppendResponse => self.is_leader() && !message.reject && message.index > last,
+            _ => false,
+        }
+    }
+
+    /// Requests of `from`'s clients, for this member to propose. Dropped: no member forwards any yet, and one that does
+    /// repeats what is not answered.
+    pub fn forwarded(&mut self, _now: Duration, _from: MemberId, _requests: Vec<ForwardedProposal>) {}
+
+    /// What was sent to `peer` may not have got there.
+    pub fn unreachable(&mut self, peer: MemberId) {
+        self.raft.report_unreachable(peer.0);
     }
 
     /// One [`TICK`] of time has passed.

@@ -134,6 +134,11 @@ impl Machine {
         self.applied.index
     }
 
+    /// Another `Arc` after each change.
+    pub fn members(&self) -> &Arc<Members> {
+        &self.members
+    }
+
     pub fn revision(&self) -> Revision {
         self.store.revision()
     }

@@ -17,6 +17,7 @@ mod view;
 pub use hash::hash;
 pub use machine::{Applied, Deleted, LeaseChange, Machine, Observer, StateError};
 pub use rows::AppliedPosition;
+pub(crate) use rows::{conf_state_from_row, conf_state_row};
 pub use view::View;
 
 use castd_proto::etcdserverpb as pb;

@@ -90,14 +90,18 @@ pub fn put_conf_state(batch: &mut WriteBatch, conf_state: &ConfState) {
 pub fn read_conf_state(backend: &dyn Backend) -> Result<ConfState, StateError> {
     let row = backend.get(Table::Meta, CONF_STATE)?.unwrap_or_default();
     let row = ConfStateRow::decode(row).map_err(|_| StateError::BadRow { table: Table::Meta })?;
-    Ok(ConfState {
+    Ok(conf_state_from_row(row))
+}
+
+pub fn conf_state_from_row(row: ConfStateRow) -> ConfState {
+    ConfState {
         voters: row.voters,
         learners: row.learners,
         voters_outgoing: row.voters_outgoing,
         learners_next: row.learners_next,
         auto_leave: row.auto_leave,
         ..Default::default()
-    })
+    }
 }
 
 pub fn put_cluster_version(batch: &mut WriteBatch, version: &str) {

@@ -147,19 +147,106 @@ fn rows_and_snapshots() -> Vec<Case> {
     ]
 }
 
+/// `0a 02 18 03` as the first field of a message.
+fn identity() -> Option<PeerIdentity> {
+    Some(PeerIdentity { to: 3, ..PeerIdentity::default() })
+}
+
 fn peer_link() -> Vec<Case> {
     vec![
         case(
+            "castdpb.PeerIdentity",
+            PeerIdentity { cluster_id: 1, from: 2, to: 3, server_version: "3.7.1".to_owned() },
+            "08 01 10 02 18 03 22 05 '3.7.1'",
+        ),
+        case(
             "castdpb.PeerEnvelope",
             PeerEnvelope {
-                cluster_id: 1,
-                from: 2,
-                to: 3,
+                identity: identity(),
+                lane: PeerLane::Bulk.into(),
+                peer_urls: vec!["u".to_owned()],
                 messages: vec![PeerMessage { to: 3, ..PeerMessage::default() }, PeerMessage::default()],
+                forwarded: vec![ForwardedRequest { boot: 1, ..ForwardedRequest::default() }],
+                sent_at_nanos: 300,
             },
-            "08 01 10 02 18 03 22 02 10 03 22 00",
+            "0a 02 18 03 10 01 1a 01 'u' 22 02 10 03 22 00 2a 02 08 01 30 ac 02",
         ),
-        case("castdpb.PeerAck", PeerAck {}, ""),
+        case("castdpb.PeerAck", PeerAck { sent_at_nanos: 300 }, "08 ac 02"),
+        case(
+            "castdpb.ForwardedRequest",
+            ForwardedRequest {
+                boot: 1,
+                sequence: 2,
+                entry_type: PeerEntryType::EntryConfChangeV2.into(),
+                data: "d".into(),
+            },
+            "08 01 10 02 18 02 22 01 'd'",
+        ),
+        case(
+            "castdpb.SnapshotPart",
+            SnapshotPart { part: Some(snapshot_part::Part::Offer(SnapshotOffer::default())) },
+            "0a 00",
+        ),
+        case(
+            "castdpb.SnapshotPart",
+            SnapshotPart { part: Some(snapshot_part::Part::Piece(SnapshotPiece::default())) },
+            "12 00",
+        ),
+        case(
+            "castdpb.SnapshotOffer",
+            SnapshotOffer {
+                identity: identity(),
+                message: Some(PeerMessage { to: 3, ..PeerMessage::default() }),
+                bytes: 300,
+                sha256: "s".into(),
+            },
+            "0a 02 18 03 12 02 10 03 18 ac 02 22 01 's'",
+        ),
+        case("castdpb.SnapshotPiece", SnapshotPiece { offset: 300, data: "d".into() }, "08 ac 02 12 01 'd'"),
+        case("castdpb.SnapshotReceipt", SnapshotReceipt { received_bytes: 300, complete: true }, "08 ac 02 10 01"),
+        case(
+            "castdpb.PeerKeepAliveRequest",
+            PeerKeepAliveRequest { identity: identity(), lease_id: 5 },
+            "0a 02 18 03 10 05",
+        ),
+        case("castdpb.PeerKeepAliveResponse", PeerKeepAliveResponse { ttl_secs: 60 }, "08 3c"),
+        case(
+            "castdpb.PeerTimeLeftRequest",
+            PeerTimeLeftRequest { identity: identity(), lease_id: 5, keys: true },
+            "0a 02 18 03 10 05 18 01",
+        ),
+        case(
+            "castdpb.PeerTimeLeftResponse",
+            PeerTimeLeftResponse { answer: Some(LeaseTimeToLiveResponse { id: 5, ..Default::default() }) },
+            "0a 02 10 05",
+        ),
+        case(
+            "castdpb.PeerPromoteRequest",
+            PeerPromoteRequest { identity: identity(), member_id: 5 },
+            "0a 02 18 03 10 05",
+        ),
+        case(
+            "castdpb.PeerPromoteResponse",
+            PeerPromoteResponse { members: vec![Member { id: 5, ..Member::default() }] },
+            "0a 02 08 05",
+        ),
+        case(
+            "castdpb.PeerStateHashRequest",
+            PeerStateHashRequest { identity: identity(), indexes: vec![1, 300] },
+            "0a 02 18 03 12 03 01 ac 02",
+        ),
+        case(
+            "castdpb.PeerStateHashResponse",
+            PeerStateHashResponse { points: vec![StateHashPoint { applied_index: 5, hash: 6 }] },
+            "0a 04 08 05 10 06",
+        ),
+        case("castdpb.StateHashPoint", StateHashPoint { applied_index: 5, hash: 6 }, "08 05 10 06"),
+        case("castdpb.PeerHashKvRequest", PeerHashKvRequest { identity: identity(), revision: 5 }, "0a 02 18 03 10 05"),
+        case(
+            "castdpb.PeerHashKvResponse",
+            PeerHashKvResponse { answer: Some(HashKvResponse { hash: 5, ..Default::default() }) },
+            "0a 02 10 05",
+        ),
         case(
             "castdpb.PeerEntry",
             PeerEntry {
