@@ -12,6 +12,7 @@ pub mod lease;
 pub mod member;
 pub mod membership;
 pub mod mvcc;
+pub mod ports;
 pub mod process;
 pub mod raft;
 pub mod recovery;

@@ -1,18 +1,18 @@
 //! One member, from a configuration to open ports, and back down. What `main` runs, and what another program embeds.
 //!
 //! ```text
-//!   boot (disk) ──▶ wiring (actors) ──▶ edge (ports) ──▶ published, ready
+//!   ports (bound) ──▶ boot (disk) ──▶ wiring (actors) ──▶ published ──▶ ports (open), ready
 //! ```
 
 use crate::actors::applier;
 use crate::api::grpc::{Edge, EdgeSettings};
-use crate::api::http::{Access, ClientHttp, PeerHttp, client_app, peer_app};
-use crate::api::listen::{EdgeServer, ListenError, ListenOn, ListenSettings, Routes};
+use crate::api::http::{Access, ClientHttp, PeerHttp, client_app, metrics_app, peer_app};
 use crate::api::member_http::MemberHttp;
 use crate::boot::{self, Boot, BootError};
 use crate::cast::{Cast, Limits, RequestError};
 use crate::config::{CLUSTER_VERSION, Config, ETCD_VERSION};
-use crate::membership::urls::UrlSet;
+use crate::ports::{BoundPorts, Ports, PortsError, Served};
+use crate::process::descriptor_limit;
 use crate::storage::DataDir;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
@@ -21,23 +21,21 @@ use crate::wiring::{self, Placement, Running, Surroundings};
 use castd_backend_api::Backend;
 use castd_proto::castdpb::{ClusterVersion, MemberAttributes, raft_request::Op};
 use slog::{Logger, info, o, warn};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
-/// How long requests in flight may take to finish once the member is told to stop.
-const GRACE: Duration = Duration::from_secs(5);
+/// How long work that has no client any more may take to finish.
+const THREADS_GRACE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
     Boot(#[from] BootError),
     #[error(transparent)]
-    Listen(#[from] ListenError),
-    #[error("cannot resolve {url}: {source}")]
-    Resolve { url: String, source: std::io::Error },
+    Ports(#[from] PortsError),
     #[error(transparent)]
     Trace(#[from] TraceError),
     #[error("cannot start a thread: {0}")]
@@ -49,8 +47,9 @@ pub enum StartError {
 /// A running member.
 pub struct Member {
     runtime: Runtime,
-    client_port: EdgeServer,
-    peer_port: EdgeServer,
+    ports: Ports,
+    /// How long requests in flight may take once the member is told to stop: as long as etcd gives them.
+    grace: Duration,
     running: Running,
     stopping: CancellationToken,
     tracing: Tracing,
@@ -76,8 +75,7 @@ impl Member {
     pub fn start_logged(config: &Config, log: &Logger) -> Result<Member, StartError> {
         let clock = Clock::start();
         // Ports first: a start that fails because one is taken must not have touched the disk.
-        let peer_sockets = bind_all(&config.listen_peer_urls)?;
-        let client_sockets = bind_all(&config.listen_client_urls)?;
+        let bound = BoundPorts::bind(config, descriptor_limit(), log)?;
         let tracing = Tracing::start(&config.tracing, log)?;
         let metrics = Metrics::new(config.metrics);
 
@@ -121,38 +119,25 @@ impl Member {
             stopping: stopping.clone(),
             log: log.new(o!("part" => "edge")),
         };
-        runtime.block_on(publish(config, &cast, &metrics, log))?;
-
-        let http = Arc::new(MemberHttp::new(cast, metrics));
-        let (client_port, peer_port) = runtime.block_on(async {
-            let access = Access { origins: config.cors.clone(), hosts: config.host_whitelist.clone() };
-            let read_timeout = config.request_timeout();
-            let client_app = client_app(ClientHttp { backend: http.clone(), access, read_timeout, log: log.clone() });
-            let client_port = EdgeServer::start(
-                listen_settings("client", config, client_sockets),
-                edge.routes(),
-                client_app,
-                log.clone(),
-            );
-            let client_port = client_port.await?;
-            let peer_app = peer_app(PeerHttp { backend: http });
-            let peer_port = EdgeServer::start(
-                listen_settings("peer", config, peer_sockets),
-                Routes::default(),
-                peer_app,
-                log.clone(),
-            );
-            Ok::<_, StartError>((client_port, peer_port.await?))
-        })?;
-        for address in client_port.local_addrs() {
-            info!(log, "ready to serve client requests");
-            warn!(log, "serving client traffic insecurely; this is strongly discouraged!";
-                "traffic" => "grpc+http", "address" => %address);
-        }
+        let publishing = publish(config, &cast, &metrics, log);
+        let http = Arc::new(MemberHttp::new(cast.clone(), metrics.clone()));
+        let client_http = ClientHttp {
+            backend: http.clone(),
+            access: Access { origins: config.cors.clone(), hosts: config.host_whitelist.clone() },
+            read_timeout: config.request_timeout(),
+            log: log.clone(),
+        };
+        let served = Served {
+            routes: edge.routes(),
+            metrics_http: metrics_app(client_http.clone()),
+            client_http: client_app(client_http),
+            peer_http: peer_app(PeerHttp { backend: http }),
+        };
+        let ports = runtime.block_on(bound.open::<StartError>(config, served, publishing, log))?;
         Ok(Member {
             runtime,
-            client_port,
-            peer_port,
+            ports,
+            grace: config.request_timeout(),
             running,
             stopping,
             tracing,
@@ -162,9 +147,9 @@ impl Member {
         })
     }
 
-    /// Where clients connect.
-    pub fn client_addresses(&self) -> &[SocketAddr] {
-        self.client_port.local_addrs()
+    /// Where clients connect by TCP.
+    pub fn client_addresses(&self) -> Vec<SocketAddr> {
+        self.ports.client_addresses()
     }
 
     /// Of the first client port, `http://127.0.0.1:2379`.
@@ -175,13 +160,11 @@ impl Member {
     /// Lets requests in flight finish, ends all threads, and makes the backend durable, so that the next start has nothing
     /// to replay.
     pub fn stop(self) {
-        let Member { runtime, client_port, peer_port, running, stopping, tracing, backend, log, _data_dir } = self;
+        let Member { runtime, ports, grace, running, stopping, tracing, backend, log, _data_dir } = self;
         info!(log, "closing etcd server");
         stopping.cancel();
-        runtime.block_on(async {
-            tokio::join!(client_port.stop(GRACE), peer_port.stop(GRACE));
-        });
-        runtime.shutdown_timeout(GRACE);
+        runtime.block_on(ports.stop(grace));
+        runtime.shutdown_timeout(THREADS_GRACE);
         running.stop();
         if let Err(error) = backend.flush() {
             // Not lost: the log has it, and the next start replays it.
@@ -225,33 +208,4 @@ async fn replicate_until_done(cast: &Cast, op: Op, log: &Logger) -> Result<(), S
 
 fn quota_bytes(config: &Config) -> i64 {
     config.quota_backend_bytes.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX))
-}
-
-fn listen_settings(name: &'static str, config: &Config, sockets: Vec<std::net::TcpListener>) -> ListenSettings {
-    ListenSettings {
-        streams_max: config.max_concurrent_streams,
-        keepalive_interval: config.grpc_keepalive_interval.unwrap_or_default(),
-        keepalive_timeout: config.grpc_keepalive_timeout.unwrap_or_default(),
-        request_body_bytes_max: config.max_request_bytes as usize + 512 * 1024,
-        ..ListenSettings::new(name, sockets.into_iter().map(ListenOn::Socket).collect())
-    }
-}
-
-/// Binds every URL; `localhost` may stand for an IPv4 and an IPv6 address, of which the first is taken, as Go does.
-fn bind_all(urls: &UrlSet) -> Result<Vec<std::net::TcpListener>, StartError> {
-    let mut sockets = Vec::new();
-    for url in urls.iter() {
-        let resolve = |source| StartError::Resolve { url: url.to_string(), source };
-        let port = url.port().ok_or_else(|| resolve(std::io::Error::other("no port")))?;
-        let mut addresses: Vec<SocketAddr> = match (url.host(), port).to_socket_addrs() {
-            Ok(addresses) => addresses.collect(),
-            // A bare system may have no /etc/hosts.
-            Err(_) if url.host() == "localhost" => vec![SocketAddr::from(([127, 0, 0, 1], port))],
-            Err(error) => return Err(resolve(error)),
-        };
-        addresses.sort_by_key(SocketAddr::is_ipv6);
-        let address = *addresses.first().ok_or_else(|| resolve(std::io::Error::other("no address")))?;
-        sockets.push(crate::api::listen::bind(address, false)?);
-    }
-    Ok(sockets)
 }

@@ -45,19 +45,8 @@ fn has_https(config: &Config) -> bool {
     all.into_iter().flatten().any(|url| url.scheme().is_tls())
 }
 
-fn has_unix(config: &Config) -> bool {
-    [&config.listen_peer_urls, &config.listen_client_urls].into_iter().flatten().any(|url| url.scheme().is_unix())
-}
-
 const REFUSED: &[(&str, Asked, &str)] = &[
     ("listen-client-urls", has_https, "https and unixs URLs are not served yet"),
-    ("listen-client-urls", has_unix, "unix sockets are not served yet"),
-    (
-        "listen-client-http-urls",
-        |c| !c.listen_client_http_urls.is_empty(),
-        "separate HTTP listeners are not served yet",
-    ),
-    ("listen-metrics-urls", |c| !c.listen_metrics_urls.is_empty(), "separate metrics listeners are not served yet"),
     ("cert-file", |c| asks_for_tls(&c.client_tls), "TLS towards clients is not served yet"),
     ("peer-cert-file", |c| asks_for_tls(&c.peer_tls), "TLS towards peers is not served yet"),
     ("client-cert-auth", |c| c.client_tls.client_cert_auth, "clients' certificates are not checked yet"),
@@ -103,8 +92,6 @@ const IGNORED: &[(&str, Asked, &str)] = &[
     ("enable-pprof", |c| c.enable_pprof, "profiles are not served yet"),
     ("memory-mlock", |c| c.memory_mlock, "memory is not locked yet"),
     ("enable-log-rotation", |c| c.log_rotation.is_some(), "log files are not rotated yet"),
-    ("socket-reuse-port", |c| c.socket_reuse_port, "the socket option is not set yet"),
-    ("socket-reuse-address", |c| c.socket_reuse_address, "the socket option is not set yet"),
     ("discovery-proxy", |c| !c.discovery.v2_proxy.is_empty(), "v2 discovery is not served yet"),
 ];
 
@@ -158,9 +145,11 @@ mod tests {
             (&["--initial-cluster=default=http://h:1,b=http://i:1"], "initial-cluster", Severity::Refuse),
             (&["--initial-cluster-state=existing"], "initial-cluster-state", Severity::Refuse),
             (&["--force-new-cluster"], "force-new-cluster", Severity::Refuse),
-            (&["--listen-metrics-urls=http://127.0.0.1:1"], "listen-metrics-urls", Severity::Refuse),
-            (&["--listen-client-http-urls=http://127.0.0.1:1"], "listen-client-http-urls", Severity::Refuse),
-            (&["--listen-peer-urls=unix:///p"], "listen-client-urls", Severity::Refuse),
+            (
+                &["--listen-peer-urls=unixs:///p", "--peer-cert-file=a", "--peer-key-file=b"],
+                "listen-client-urls",
+                Severity::Refuse,
+            ),
             (&["--auto-compaction-retention=1"], "auto-compaction-retention", Severity::Warn),
             (&["--corrupt-check-time=1m"], "corrupt-check-time", Severity::Warn),
             (&["--enable-pprof"], "enable-pprof", Severity::Warn),

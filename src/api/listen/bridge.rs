@@ -7,6 +7,7 @@
 //! hyper and actix use two releases of the `http` crate, so heads are converted field by field. The request's body is
 //! collected first, up to the limit of a request; the response's is streamed, since a watch may last for days.
 
+use super::connection::Remote;
 use super::http_threads::{Job, JobSender, respond};
 use actix_http::body::{BodySize, BoxBody, MessageBody};
 use actix_http::{Payload, Request as ActixRequest, header as actix_header};
@@ -19,12 +20,12 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, reque
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
 use tonic::body::Body;
 
 /// For a client to send the body of one request.
@@ -35,7 +36,7 @@ const CHUNKS_MAX: usize = 4;
 pub(super) struct BridgedRequest {
     head: request::Parts,
     body: Bytes,
-    remote: SocketAddr,
+    remote: Remote,
     /// Closed when the client has reset the stream; the application's work is then dropped.
     reply: oneshot::Sender<BridgedResponse>,
 }
@@ -72,7 +73,7 @@ impl Bridge {
         &self.sender
     }
 
-    pub(super) async fn answer(&self, request: Request<Incoming>, remote: SocketAddr) -> Response<Body> {
+    pub(super) async fn answer(&self, request: Request<Incoming>, remote: Remote) -> Response<Body> {
         let Ok(permit) = self.permits.clone().try_acquire_owned() else {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "too many requests");
         };
@@ -138,6 +139,15 @@ fn plain(status: StatusCode, text: &str) -> Response<Body> {
     headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     set_date(headers);
+    response
+}
+
+/// The answer of a port for gRPC only to all else, as etcd's gRPC library gives it.
+pub(super) fn not_grpc(headers: &http::HeaderMap) -> Response<Body> {
+    let given = headers.get(http::header::CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let text = format!("invalid gRPC request content-type {:?}", given.unwrap_or_default());
+    let mut response = Status::invalid_argument(text).into_http();
+    *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
     response
 }
 
@@ -211,14 +221,14 @@ async fn pump(body: BoxBody, sender: mpsc::Sender<Result<Frame<Bytes>, BodyError
 }
 
 /// None if the other release of `http` does not take what this one took.
-fn into_actix(head: &request::Parts, body: Bytes, remote: SocketAddr) -> Option<ActixRequest> {
+fn into_actix(head: &request::Parts, body: Bytes, remote: Remote) -> Option<ActixRequest> {
     let payload = if body.is_empty() { Payload::None } else { Payload::from(body) };
     let mut request = ActixRequest::with_payload(payload);
     let actix_head = request.head_mut();
     actix_head.method = actix_http::Method::from_bytes(head.method.as_str().as_bytes()).ok()?;
     actix_head.uri = head.uri.to_string().parse().ok()?;
     actix_head.version = actix_http::Version::HTTP_2;
-    actix_head.peer_addr = Some(remote);
+    actix_head.peer_addr = remote.tcp();
     for (name, value) in &head.headers {
         let name = actix_header::HeaderName::from_bytes(name.as_str().as_bytes()).ok()?;
         let value = actix_header::HeaderValue::from_bytes(value.as_bytes()).ok()?;
