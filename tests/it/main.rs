@@ -22,6 +22,7 @@ mod differential;
 mod durability;
 mod etcdctl;
 mod fsync;
+mod hostile;
 mod http;
 mod kv;
 mod lease;
