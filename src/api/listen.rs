@@ -22,13 +22,17 @@ mod gather;
 mod handshake;
 mod http2;
 mod http_threads;
+mod inbound;
+mod payload;
 mod routes;
 mod socket;
 #[cfg(test)]
 mod tests;
 mod unix;
+mod waiting;
 
 pub use connection::{Listener, LocalAddress};
+pub use inbound::Inbound;
 pub use routes::Routes;
 pub use socket::{ListenError, bind, bind_path};
 
@@ -44,6 +48,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use waiting::Waiting;
 
 /// The first pause after the system had no file descriptor or no memory for a connection; each further one is twice as long.
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(5);
@@ -89,7 +94,7 @@ pub struct ListenSettings {
     pub keepalive_timeout: Duration,
     /// How long an HTTP/1.1 connection may be idle.
     pub idle_timeout: Duration,
-    /// The largest body of a request that is not gRPC. For gRPC see `max_decoding_message_size` of each service.
+    /// The largest body of a request, or message of gRPC; see `max_decoding_message_size` of each service, too.
     pub request_body_bytes_max: usize,
     /// Requests over HTTP/2 that are not gRPC, in flight at once; further ones are answered 503.
     pub bridged_requests_max: usize,
@@ -149,23 +154,30 @@ impl EdgeServer {
             listeners.push(listen.into_acceptor()?);
         }
         let local_addresses = listeners.iter().map(|(address, _)| address.clone()).collect();
-        let drain = Drain::default();
+        let (drain, waiting) = (Drain::default(), Arc::new(Waiting::default()));
         let (routes, http) = match traffic {
             Traffic::GrpcAndHttp(routes, http) => (Some(routes), Some(http)),
             Traffic::Grpc(routes) => (Some(routes), None),
             Traffic::Http(http) => (None, Some(http)),
         };
         let threads = match http {
-            Some(http) => Some(HttpThreads::start(&settings, &http, &drain).await.map_err(ListenError::Threads)?),
+            Some(http) => {
+                Some(HttpThreads::start(&settings, &http, &waiting, &drain).await.map_err(ListenError::Threads)?)
+            }
             None => None,
         };
         let bridge = threads.as_ref().map(|threads| {
-            Bridge::new(threads.sender(), settings.request_body_bytes_max, settings.bridged_requests_max)
+            Bridge::new(
+                threads.sender(),
+                Arc::clone(&waiting),
+                settings.request_body_bytes_max,
+                settings.bridged_requests_max,
+            )
         });
         let shared = Arc::new(Shared {
             connections: settings.connections.clone(),
             handshakes: Handshakes::new(settings.handshakes_max, settings.handshake_timeout),
-            http2: http2::Http2::new(&settings, routes),
+            http2: http2::Http2::new(&settings, routes, waiting),
             bridge,
             drain: drain.clone(),
             log: log.clone(),

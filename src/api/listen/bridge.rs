@@ -9,6 +9,8 @@
 
 use super::connection::Remote;
 use super::http_threads::{Job, JobSender, respond};
+use super::payload::{Impatience, Timed};
+use super::waiting::Waiting;
 use actix_http::body::{BodySize, BoxBody, MessageBody};
 use actix_http::{Payload, Request as ActixRequest, header as actix_header};
 use actix_service::Service;
@@ -22,14 +24,12 @@ use hyper::body::{Frame, Incoming};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tonic::body::Body;
 
-/// For a client to send the body of one request.
-const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Chunks of a response that may wait for a slow client.
 const CHUNKS_MAX: usize = 4;
 
@@ -60,13 +60,14 @@ struct BodyError(String);
 pub(super) struct Bridge {
     sender: JobSender,
     permits: Arc<Semaphore>,
+    waiting: Arc<Waiting>,
     body_bytes_max: usize,
 }
 
 impl Bridge {
-    pub(super) fn new(sender: JobSender, body_bytes_max: usize, requests_max: usize) -> Bridge {
+    pub(super) fn new(sender: JobSender, waiting: Arc<Waiting>, body_bytes_max: usize, requests_max: usize) -> Bridge {
         let permits = Arc::new(Semaphore::new(requests_max.clamp(1, Semaphore::MAX_PERMITS)));
-        Bridge { sender, permits, body_bytes_max }
+        Bridge { sender, permits, waiting, body_bytes_max }
     }
 
     pub(super) fn sender(&self) -> &JobSender {
@@ -83,13 +84,19 @@ impl Bridge {
             refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
             return refused;
         }
-        let body = match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, self.body_bytes_max).collect()).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+        let body = Timed::new(body, &self.waiting);
+        let body = match Limited::new(body, self.body_bytes_max).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) if error.is::<LengthLimitError>() => {
                 return plain(StatusCode::PAYLOAD_TOO_LARGE, "request body too large");
             }
-            Ok(Err(_)) => return plain(StatusCode::BAD_REQUEST, "request body ended early"),
-            Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, "request body came too slowly"),
+            Err(error) => {
+                return match error.downcast_ref() {
+                    Some(reason @ Impatience::TooSlow) => plain(StatusCode::REQUEST_TIMEOUT, &reason.to_string()),
+                    Some(reason @ Impatience::Evicted) => plain(StatusCode::SERVICE_UNAVAILABLE, &reason.to_string()),
+                    None => plain(StatusCode::BAD_REQUEST, "request body ended early"),
+                };
+            }
         };
         let is_head = head.method == Method::HEAD;
         let (reply, answer) = oneshot::channel();

@@ -7,7 +7,9 @@ use super::connection::{Remote, Socket};
 use super::drain::Drain;
 use super::gather::Gather;
 use super::handshake::Rewound;
+use super::inbound::Inbound;
 use super::routes::{Answer, Routes, is_grpc};
+use super::waiting::Waiting;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http2::Builder;
@@ -32,12 +34,14 @@ const LOCAL_RESETS_MAX: usize = 1_024;
 
 pub(super) struct Http2 {
     builder: Builder<TokioExecutor>,
+    waiting: Arc<Waiting>,
+    message_bytes_max: usize,
     routes: Option<Arc<Routes>>,
 }
 
 impl Http2 {
     /// Without `routes`, all is for the bridge.
-    pub(super) fn new(settings: &ListenSettings, routes: Option<Routes>) -> Http2 {
+    pub(super) fn new(settings: &ListenSettings, routes: Option<Routes>, waiting: Arc<Waiting>) -> Http2 {
         let mut builder = Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -54,7 +58,8 @@ impl Http2 {
         if settings.keepalive_interval > Duration::ZERO && settings.keepalive_timeout > Duration::ZERO {
             builder.keep_alive_interval(settings.keepalive_interval).keep_alive_timeout(settings.keepalive_timeout);
         }
-        Http2 { builder, routes: routes.map(Arc::new) }
+        let message_bytes_max = settings.request_body_bytes_max;
+        Http2 { builder, waiting, message_bytes_max, routes: routes.map(Arc::new) }
     }
 
     /// Serves until the client leaves or, once the port drains, the last stream has ended.
@@ -65,7 +70,13 @@ impl Http2 {
         bridge: Option<&Bridge>,
         drain: &Drain,
     ) -> hyper::Result<()> {
-        let service = Service { routes: self.routes.clone(), bridge: bridge.cloned(), remote };
+        let service = Service {
+            routes: self.routes.clone(),
+            waiting: self.waiting.clone(),
+            message_bytes_max: self.message_bytes_max,
+            bridge: bridge.cloned(),
+            remote,
+        };
         let mut connection =
             pin!(self.builder.serve_connection(TokioIo::new(Gather::new(AnyAuthority::new(stream))), service));
         tokio::select! {
@@ -79,6 +90,8 @@ impl Http2 {
 
 struct Service {
     routes: Option<Arc<Routes>>,
+    waiting: Arc<Waiting>,
+    message_bytes_max: usize,
     bridge: Option<Bridge>,
     remote: Remote,
 }
@@ -90,7 +103,10 @@ impl hyper::service::Service<Request<Incoming>> for Service {
 
     fn call(&self, request: Request<Incoming>) -> Answer {
         match (&self.routes, &self.bridge) {
-            (Some(routes), _) if is_grpc(&request) => routes.answer(request),
+            (Some(routes), _) if is_grpc(&request) => {
+                let (waiting, bytes_max) = (&self.waiting, self.message_bytes_max);
+                routes.answer(request.map(|body| Inbound::new(body, waiting, bytes_max)))
+            }
             (_, Some(bridge)) => {
                 let (bridge, remote) = (bridge.clone(), self.remote);
                 Box::pin(async move { Ok(bridge.answer(request, remote).await) })

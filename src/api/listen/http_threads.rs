@@ -12,9 +12,11 @@ use super::bridge::{self, BridgedRequest};
 use super::connection::{DetachedSocket, Remote, Socket};
 use super::drain::Drain;
 use super::handshake::{Prefix, Rewound};
+use super::payload::Timed;
+use super::waiting::Waiting;
 use crate::api::http::HttpApp;
 use actix_http::body::BoxBody;
-use actix_http::{HttpService, KeepAlive, Protocol, Request, Response};
+use actix_http::{BoxedPayloadStream, HttpService, KeepAlive, Payload, Protocol, Request, Response};
 use actix_service::{Service, ServiceFactory as _, fn_service, map_config};
 use actix_web::dev::{AppConfig, ServiceResponse};
 use actix_web::{App, web};
@@ -76,7 +78,12 @@ pub(super) struct HttpThreads {
 }
 
 impl HttpThreads {
-    pub(super) async fn start(settings: &ListenSettings, app: &HttpApp, drain: &Drain) -> io::Result<HttpThreads> {
+    pub(super) async fn start(
+        settings: &ListenSettings,
+        app: &HttpApp,
+        waiting: &Arc<Waiting>,
+        drain: &Drain,
+    ) -> io::Result<HttpThreads> {
         let stopped = CancellationToken::new();
         let stop = stopped.clone().drop_guard();
         let mut senders = Vec::new();
@@ -86,6 +93,7 @@ impl HttpThreads {
             let (started, ready) = oneshot::channel();
             let worker = Worker {
                 app: app.clone(),
+                waiting: Arc::clone(waiting),
                 drain: drain.clone(),
                 stopped: stopped.clone(),
                 head_timeout: settings.handshake_timeout,
@@ -122,6 +130,7 @@ impl HttpThreads {
 /// What a thread needs to build its own application.
 struct Worker {
     app: HttpApp,
+    waiting: Arc<Waiting>,
     drain: Drain,
     stopped: CancellationToken,
     head_timeout: Duration,
@@ -142,14 +151,19 @@ impl Worker {
         let app = Rc::new(app);
 
         let answering = app.clone();
-        let drain = self.drain;
+        let (drain, waiting) = (self.drain, self.waiting);
         let http1 = HttpService::build()
             .keep_alive(KeepAlive::Timeout(self.idle_timeout))
             .client_request_timeout(self.head_timeout)
             .client_disconnect_timeout(self.head_timeout)
             .graceful_shutdown_signal(move || drain.begun())
-            .finish(fn_service(move |request: Request| {
+            .finish(fn_service(move |mut request: Request| {
                 let app = answering.clone();
+                let body = request.take_payload();
+                if !matches!(body, Payload::None) {
+                    let body: BoxedPayloadStream = Box::pin(Timed::new(body, &waiting));
+                    request = request.replace_payload(Payload::from(body)).0;
+                }
                 async move { Ok::<_, Infallible>(respond(&*app, request).await) }
             }))
             .new_service(());

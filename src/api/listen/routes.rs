@@ -4,8 +4,8 @@
 //! needed: tonic's own `Routes` goes through axum's router, which for each request matches a tree, keeps the path's
 //! parameters and boxes the service once more.
 
+use super::inbound::Inbound;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,13 +21,13 @@ const TOO_LARGE_END: &str = " bytes";
 pub(super) type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
 trait GrpcService: Send + Sync {
-    fn answer(&self, request: Request<Incoming>) -> Answer;
+    fn answer(&self, request: Request<Inbound>) -> Answer;
 }
 
 impl<S> GrpcService for S
 where
     S: Service<
-            Request<Incoming>,
+            Request<Inbound>,
             Response = Response<Body>,
             Error = Infallible,
             Future = BoxFuture<Response<Body>, Infallible>,
@@ -35,7 +35,7 @@ where
         + Send
         + Sync,
 {
-    fn answer(&self, request: Request<Incoming>) -> Answer {
+    fn answer(&self, request: Request<Inbound>) -> Answer {
         // What tonic generates is always ready.
         self.clone().call(request)
     }
@@ -52,7 +52,7 @@ impl Routes {
     pub fn add_service<S>(mut self, service: S) -> Routes
     where
         S: Service<
-                Request<Incoming>,
+                Request<Inbound>,
                 Response = Response<Body>,
                 Error = Infallible,
                 Future = BoxFuture<Response<Body>, Infallible>,
@@ -66,7 +66,7 @@ impl Routes {
         self
     }
 
-    pub(super) fn answer(&self, request: Request<Incoming>) -> Answer {
+    pub(super) fn answer(&self, request: Request<Inbound>) -> Answer {
         let path = request.uri().path();
         let Some((name, _)) = path.strip_prefix('/').and_then(|path| path.rsplit_once('/')) else {
             return refuse(format!("malformed method name: {path:?}"));
