@@ -89,7 +89,7 @@ const IGNORED: &[(&str, Asked, &str)] = &[
         "history is not compacted by itself yet; compact it by hand",
     ),
     ("corrupt-check-time", |c| !c.corrupt_check_time.is_zero(), "members' data is not compared yet"),
-    ("enable-pprof", |c| c.enable_pprof, "profiles are not served yet"),
+    ("enable-pprof", |c| c.enable_pprof, "there is no Go runtime to profile; use perf on this process"),
     ("memory-mlock", |c| c.memory_mlock, "memory is not locked yet"),
     ("enable-log-rotation", |c| c.log_rotation.is_some(), "log files are not rotated yet"),
     ("discovery-proxy", |c| !c.discovery.v2_proxy.is_empty(), "v2 discovery is not served yet"),

@@ -10,6 +10,8 @@
 //!   fsync.rs        a disk that fails
 //!   tracing.rs      what a collector hears of one request
 //!   process/ http   flags, files, signals, exit codes; the client port spoken to by other than gRPC
+//!   listeners.rs    unix sockets, ports for HTTP or metrics alone, descriptors
+//!   hostile/        floods, half requests, nonsense: and a bystander who must not notice
 //!   differential/   one script for etcd and for Castd, and the list of the differences we want
 //! ```
 //! `CASTD_TEST_SERVER=/usr/bin/etcd` runs the cases that know no backend against that etcd 3.4 instead, which is how
@@ -26,6 +28,7 @@ mod hostile;
 mod http;
 mod kv;
 mod lease;
+mod listeners;
 mod members;
 mod process;
 mod restart;

@@ -11,6 +11,7 @@ mod floods;
 mod frames;
 mod grpc;
 mod http;
+mod keepalive;
 mod permits;
 mod slow;
 
@@ -99,7 +100,11 @@ fn cpu(server: &Server) -> Duration {
 }
 
 async fn connect(server: &Server) -> TcpStream {
-    let stream = soon("a connection", TcpStream::connect(server.endpoint())).await.expect("accepted");
+    connect_to(server.setup.ports.client).await
+}
+
+async fn connect_to(port: u16) -> TcpStream {
+    let stream = soon("a connection", TcpStream::connect(("127.0.0.1", port))).await.expect("accepted");
     stream.set_nodelay(true).expect("a TCP option");
     stream
 }
@@ -112,8 +117,8 @@ async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 }
 
 /// Sends that, and returns all that comes back until the server closes.
-async fn converse(server: &Server, bytes: &[u8]) -> Vec<u8> {
-    let mut stream = connect(server).await;
+async fn converse(port: u16, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = connect_to(port).await;
     // The server may hang up in the middle of it.
     let _ = stream.write_all(bytes).await;
     rest(&mut stream).await
