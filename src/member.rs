@@ -10,12 +10,12 @@ use crate::api::http::{Access, ClientHttp, PeerHttp, client_app, metrics_app, pe
 use crate::api::member_http::MemberHttp;
 use crate::boot::{self, Boot, BootError};
 use crate::cast::{Cast, Limits, RequestError};
-use crate::config::{CLUSTER_VERSION, Config, ETCD_VERSION};
+use crate::config::{CASTD_VERSION, CLUSTER_VERSION, Config, ETCD_VERSION};
 use crate::ports::{BoundPorts, Ports, PortsError, Served};
 use crate::process::descriptor_limit;
 use crate::storage::DataDir;
 use crate::telemetry::clock::Clock;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Build, Metrics};
 use crate::telemetry::trace::{TraceError, Tracing};
 use crate::wiring::{self, Placement, Running, Surroundings};
 use castd_backend_api::Backend;
@@ -80,7 +80,11 @@ impl Member {
         let metrics = Metrics::new(config.metrics);
 
         let Boot { cores, identity, data_dir, backend } = boot::boot(config, clock, log)?;
-        metrics.identify(identity.member, ETCD_VERSION);
+        let storage = config.storage.to_string();
+        metrics.identify(identity.member, ETCD_VERSION, Build { version: CASTD_VERSION, storage: &storage });
+        for (gate, stage, on) in config.feature_gates.all() {
+            metrics.server.feature_enabled.with_label_values(&[gate, stage]).set(i64::from(on));
+        }
         metrics.server.quota_backend_bytes.set(quota_bytes(config));
         let limits =
             Limits { request_bytes_max: config.max_request_bytes as usize, txn_ops_max: config.max_txn_ops as usize };
@@ -114,6 +118,7 @@ impl Member {
                 election_timeout: config.election_timeout,
                 quota_bytes: quota_bytes(config),
                 slow_request: config.warning_unary_request_duration,
+                slow_read: config.warning_apply_duration,
             },
             clock,
             stopping: stopping.clone(),

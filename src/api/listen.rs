@@ -31,14 +31,14 @@ mod tests;
 mod unix;
 mod waiting;
 
-pub use connection::{Listener, LocalAddress};
+pub use connection::{Listener, LocalAddress, Remote};
 pub use inbound::Inbound;
 pub use routes::Routes;
 pub use socket::{ListenError, bind, bind_path};
 
 use crate::api::http::HttpApp;
 use bridge::Bridge;
-use connection::{Acceptor, Remote, Socket};
+use connection::{Acceptor, Socket};
 use drain::Drain;
 use handshake::{Handshakes, Protocol};
 use http_threads::HttpThreads;

@@ -13,7 +13,7 @@ pub mod portable;
 mod rows;
 mod view;
 
-pub use machine::{Applied, Deleted, LeaseChange, Machine, StateError};
+pub use machine::{Applied, Deleted, LeaseChange, Machine, Observer, StateError};
 pub use rows::AppliedPosition;
 pub use view::View;
 

@@ -56,14 +56,14 @@ impl fmt::Display for LocalAddress {
 
 /// Who connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Remote {
+pub enum Remote {
     Tcp(SocketAddr),
     /// Clients of a unix socket have no address.
     Unix,
 }
 
 impl Remote {
-    pub(super) fn tcp(self) -> Option<SocketAddr> {
+    pub fn tcp(self) -> Option<SocketAddr> {
         match self {
             Remote::Tcp(address) => Some(address),
             Remote::Unix => None,

@@ -105,7 +105,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         match (&self.routes, &self.bridge) {
             (Some(routes), _) if is_grpc(&request) => {
                 let (waiting, bytes_max) = (&self.waiting, self.message_bytes_max);
-                routes.answer(request.map(|body| Inbound::new(body, waiting, bytes_max)))
+                routes.answer(request.map(|body| Inbound::new(body, waiting, bytes_max)), self.remote)
             }
             (_, Some(bridge)) => {
                 let (bridge, remote) = (bridge.clone(), self.remote);

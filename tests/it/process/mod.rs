@@ -3,6 +3,7 @@
 mod data_dir;
 mod flags;
 mod life;
+mod settings;
 mod stop;
 
 use crate::harness::server::Server;
