@@ -92,6 +92,8 @@ pub struct ListenSettings {
     pub keepalive_interval: Duration,
     /// `--grpc-keepalive-timeout`; zero turns pings off.
     pub keepalive_timeout: Duration,
+    /// For the body of an HTTP request.
+    pub body_timeout: Duration,
     /// How long an HTTP/1.1 connection may be idle.
     pub idle_timeout: Duration,
     /// The largest body of a request, or message of gRPC; see `max_decoding_message_size` of each service, too.
@@ -113,6 +115,7 @@ impl ListenSettings {
             streams_max: u32::MAX,
             keepalive_interval: Duration::from_secs(2 * 60 * 60),
             keepalive_timeout: Duration::from_secs(20),
+            body_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(120),
             request_body_bytes_max: 2 << 20,
             bridged_requests_max: 1_024,
@@ -166,14 +169,7 @@ impl EdgeServer {
             }
             None => None,
         };
-        let bridge = threads.as_ref().map(|threads| {
-            Bridge::new(
-                threads.sender(),
-                Arc::clone(&waiting),
-                settings.request_body_bytes_max,
-                settings.bridged_requests_max,
-            )
-        });
+        let bridge = threads.as_ref().map(|threads| Bridge::new(threads.sender(), Arc::clone(&waiting), &settings));
         let shared = Arc::new(Shared {
             connections: settings.connections.clone(),
             handshakes: Handshakes::new(settings.handshakes_max, settings.handshake_timeout),

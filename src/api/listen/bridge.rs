@@ -7,6 +7,7 @@
 //! hyper and actix use two releases of the `http` crate, so heads are converted field by field. The request's body is
 //! collected first, up to the limit of a request; the response's is streamed, since a watch may last for days.
 
+use super::ListenSettings;
 use super::connection::Remote;
 use super::http_threads::{Job, JobSender, respond};
 use super::payload::{Impatience, Timed};
@@ -24,7 +25,7 @@ use hyper::body::{Frame, Incoming};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -62,12 +63,14 @@ pub(super) struct Bridge {
     permits: Arc<Semaphore>,
     waiting: Arc<Waiting>,
     body_bytes_max: usize,
+    body_timeout: Duration,
 }
 
 impl Bridge {
-    pub(super) fn new(sender: JobSender, waiting: Arc<Waiting>, body_bytes_max: usize, requests_max: usize) -> Bridge {
-        let permits = Arc::new(Semaphore::new(requests_max.clamp(1, Semaphore::MAX_PERMITS)));
-        Bridge { sender, permits, waiting, body_bytes_max }
+    pub(super) fn new(sender: JobSender, waiting: Arc<Waiting>, settings: &ListenSettings) -> Bridge {
+        let permits = Arc::new(Semaphore::new(settings.bridged_requests_max.clamp(1, Semaphore::MAX_PERMITS)));
+        let (body_bytes_max, body_timeout) = (settings.request_body_bytes_max, settings.body_timeout);
+        Bridge { sender, permits, waiting, body_bytes_max, body_timeout }
     }
 
     pub(super) fn sender(&self) -> &JobSender {
@@ -84,7 +87,7 @@ impl Bridge {
             refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
             return refused;
         }
-        let body = Timed::new(body, &self.waiting);
+        let body = Timed::new(body, &self.waiting, self.body_timeout);
         let body = match Limited::new(body, self.body_bytes_max).collect().await {
             Ok(body) => body.to_bytes(),
             Err(error) if error.is::<LengthLimitError>() => {

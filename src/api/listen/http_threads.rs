@@ -98,6 +98,7 @@ impl HttpThreads {
                 stopped: stopped.clone(),
                 head_timeout: settings.handshake_timeout,
                 idle_timeout: settings.idle_timeout,
+                body_timeout: settings.body_timeout,
                 body_bytes_max: settings.request_body_bytes_max,
             };
             let thread = thread::Builder::new()
@@ -135,12 +136,13 @@ struct Worker {
     stopped: CancellationToken,
     head_timeout: Duration,
     idle_timeout: Duration,
+    body_timeout: Duration,
     body_bytes_max: usize,
 }
 
 impl Worker {
     async fn run(self, mut jobs: mpsc::UnboundedReceiver<Job>, started: oneshot::Sender<()>) {
-        let body_bytes_max = self.body_bytes_max;
+        let (body_bytes_max, body_timeout) = (self.body_bytes_max, self.body_timeout);
         let configure = self.app;
         let app = App::new()
             .app_data(web::PayloadConfig::new(body_bytes_max))
@@ -161,7 +163,7 @@ impl Worker {
                 let app = answering.clone();
                 let body = request.take_payload();
                 if !matches!(body, Payload::None) {
-                    let body: BoxedPayloadStream = Box::pin(Timed::new(body, &waiting));
+                    let body: BoxedPayloadStream = Box::pin(Timed::new(body, &waiting, body_timeout));
                     request = request.replace_payload(Payload::from(body)).0;
                 }
                 async move { Ok::<_, Infallible>(respond(&*app, request).await) }

@@ -1,5 +1,5 @@
-//! The body of an HTTP request on its way to the application: counted while it is incomplete, and not waited for longer
-//! than [`BODY_TIMEOUT`]. How much of it an application takes is the application's affair (`PayloadConfig`).
+//! The body of an HTTP request on its way to the application: counted while it is incomplete, and not waited for for ever.
+//! How much of it an application takes is the application's affair (`PayloadConfig`).
 
 use super::waiting::{Charge, Waiting};
 use actix_http::Payload;
@@ -13,9 +13,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Sleep, sleep};
-
-/// For a client to send the body of one request.
-pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why a body is not waited for any longer.
 #[derive(Debug, thiserror::Error)]
@@ -34,8 +31,8 @@ pub(super) struct Timed<B> {
 }
 
 impl<B> Timed<B> {
-    pub(super) fn new(body: B, waiting: &Arc<Waiting>) -> Timed<B> {
-        Timed { body, charge: Charge::new(waiting), deadline: Box::pin(sleep(BODY_TIMEOUT)) }
+    pub(super) fn new(body: B, waiting: &Arc<Waiting>, timeout: Duration) -> Timed<B> {
+        Timed { body, charge: Charge::new(waiting), deadline: Box::pin(sleep(timeout)) }
     }
 
     /// Nothing has come. Ready when nothing will be waited for.
