@@ -15,7 +15,7 @@ use crate::api::http::HttpApp;
 use crate::api::listen::{
     EdgeServer, ListenError, ListenSettings, Listener, LocalAddress, Routes, Traffic, bind, bind_path,
 };
-use crate::config::{Config, Level, Note};
+use crate::config::Config;
 use crate::membership::urls::{Url, UrlSet};
 use crate::process::DESCRIPTORS_RESERVED;
 use slog::{Logger, info, warn};
@@ -59,15 +59,13 @@ impl BoundPorts {
     ///
     /// # Errors
     /// When an address cannot be had, or there are too few descriptors to serve anybody.
-    pub fn bind(config: &Config, descriptors: u64, log: &Logger) -> Result<BoundPorts, PortsError> {
+    pub fn bind(config: &Config, descriptors: u64) -> Result<BoundPorts, PortsError> {
         let spare = descriptors.saturating_sub(DESCRIPTORS_RESERVED);
         if spare == 0 {
             return Err(PortsError::TooFewDescriptors { limit: descriptors });
         }
         let reuse_port = config.socket_reuse_port;
-        say(log, "configuring peer listeners", &[("listen-peer-urls", &config.listen_peer_urls)]);
         let peer = bind_all(&config.listen_peer_urls, reuse_port)?;
-        say(log, "configuring client listeners", &[("listen-client-urls", &config.listen_client_urls)]);
         Ok(BoundPorts {
             client: bind_all(&config.listen_client_urls, reuse_port)?,
             http: bind_all(&config.listen_client_http_urls, reuse_port)?,
@@ -117,17 +115,6 @@ impl BoundPorts {
                 info!(log, "serving metrics"; "address" => %url);
             }
         }
-        say(
-            log,
-            "now serving peer/client/metrics",
-            &[
-                ("initial-advertise-peer-urls", &config.initial_advertise_peer_urls),
-                ("listen-peer-urls", &config.listen_peer_urls),
-                ("advertise-client-urls", &config.advertise_client_urls),
-                ("listen-client-urls", &config.listen_client_urls),
-                ("listen-metrics-urls", &config.listen_metrics_urls),
-            ],
-        );
         ready.await?;
         let (traffic, separate) = if self.http.is_empty() {
             (Traffic::GrpcAndHttp(routes, client_http), None)
@@ -192,13 +179,6 @@ impl Ports {
         }
         stop(metrics).await;
     }
-}
-
-/// A line of etcd's with lists of URLs.
-fn say(log: &Logger, message: &str, lists: &[(&'static str, &UrlSet)]) {
-    let texts = |urls: &UrlSet| urls.texts().into_iter().map(str::to_owned).collect::<Vec<String>>();
-    let note = lists.iter().fold(Note::new(Level::Info, message), |note, (field, urls)| note.with(field, texts(urls)));
-    info!(log, "{}", note.message; note.values());
 }
 
 /// Binds every URL once, however often it is named.
