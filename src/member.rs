@@ -13,6 +13,7 @@ use crate::boot::{self, Boot, BootError};
 use crate::cast::{Cast, Limits, RequestError};
 use crate::config::{CLUSTER_VERSION, Config, ETCD_VERSION};
 use crate::membership::urls::UrlSet;
+use crate::quota::Quota;
 use crate::storage::DataDir;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
@@ -83,9 +84,16 @@ impl Member {
 
         let Boot { cores, identity, data_dir, backend } = boot::boot(config, clock, log)?;
         metrics.identify(identity.member, ETCD_VERSION);
-        metrics.server.quota_backend_bytes.set(quota_bytes(config));
-        let limits =
-            Limits { request_bytes_max: config.max_request_bytes as usize, txn_ops_max: config.max_txn_ops as usize };
+        let quota = Quota::new(config.quota_backend_bytes);
+        metrics.server.quota_backend_bytes.set(quota.reported());
+        let limited =
+            if config.quota_backend_bytes.is_some() { "enabled backend quota" } else { "disabled backend quota" };
+        info!(log, "{limited}"; "quota-size-bytes" => quota.reported(), "quota-auto-disarm" => config.quota_auto_disarm);
+        let limits = Limits {
+            request_bytes_max: config.max_request_bytes as usize,
+            txn_ops_max: config.max_txn_ops as usize,
+            quota,
+        };
         let around = Surroundings {
             clock,
             metrics: metrics.clone(),
@@ -97,6 +105,9 @@ impl Member {
                 delete_every: config.compaction_sleep_interval,
                 slow_apply: config.warning_apply_duration,
                 report_entries: config.snapshot_count,
+                member: identity.member,
+                quota,
+                auto_disarm: config.quota_auto_disarm,
             },
             request_timeout: config.request_timeout(),
         };
@@ -114,7 +125,6 @@ impl Member {
             metrics: metrics.clone(),
             settings: EdgeSettings {
                 election_timeout: config.election_timeout,
-                quota_bytes: quota_bytes(config),
                 slow_request: config.warning_unary_request_duration,
             },
             clock,
@@ -221,10 +231,6 @@ async fn replicate_until_done(cast: &Cast, op: Op, log: &Logger) -> Result<(), S
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-fn quota_bytes(config: &Config) -> i64 {
-    config.quota_backend_bytes.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX))
 }
 
 fn listen_settings(name: &'static str, config: &Config, sockets: Vec<std::net::TcpListener>) -> ListenSettings {

@@ -5,30 +5,37 @@
 //!                                            ├─LeasesChanged─▶ LeaseKeeper
 //!                                            ├─Applied, ConfChangeApplied──▶ RaftNode
 //!                                            ├─BackendDurable──▶ Snapshotter
+//!                                            ├─Propose: my alarm goes──▶ RaftNode
 //!                                            └─replies──▶ edge
 //! ```
 //!
 //! The order of one slice is fixed: the backend first, then the published view, then the watchers, then the replies. So
 //! whoever got a reply finds the write in the view. Physical deletion after a compaction also runs here, a small piece
-//! with each tick, because the backend has one writer.
+//! with each tick, because the backend has one writer. And as nobody else knows sooner how large the store is, it is here
+//! that an alarm NOSPACE is taken back; when, says [`AutoDisarm`].
 
 use crate::actors::Tick;
 use crate::actors::lease_keeper::LeasesChanged;
-use crate::actors::raft_node::{self, ConfChangeApplied};
+use crate::actors::raft_node::{self, ConfChangeApplied, Propose};
 use crate::actors::snapshotter::{BackendDurable, CompactionFinished};
 use crate::actors::watch_hub::StoreChanged;
 use crate::cast::{Published, Reply, RequestError};
-use crate::ids::LogIndex;
+use crate::ids::{LogIndex, MemberId};
 use crate::mvcc::EventKind;
 use crate::process;
-use crate::state::{Applied, Machine, Outcome, View};
+use crate::quota::{AutoDisarm, Quota};
+use crate::state::{Alarm, AlarmChange, Applied, Machine, Outcome, View};
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::{Span, SpanContext};
 use actix::{Actor, Context, Handler, Message, Recipient};
-use raft::eraftpb::Entry;
+use castd_proto::castdpb::{RaftRequest, raft_request::Op};
+use castd_proto::etcdserverpb::{AlarmRequest, alarm_request::AlarmAction};
+use prost::Message as _;
+use raft::eraftpb::{Entry, EntryType};
 use slog::Logger;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// How often the backend is asked what is durable and whether its own threads failed.
 const LOOK_AT_BACKEND_EVERY: Duration = Duration::from_secs(1);
@@ -58,6 +65,12 @@ pub struct Settings {
     pub slow_apply: Duration,
     /// The Snapshotter is told how far the backend is after so many entries, too (`--snapshot-count`).
     pub report_entries: u64,
+    /// This member.
+    pub member: MemberId,
+    /// `--quota-backend-bytes`.
+    pub quota: Quota,
+    /// `--quota-auto-disarm`.
+    pub auto_disarm: bool,
 }
 
 /// Where the Applier's mail goes.
@@ -68,6 +81,7 @@ pub struct Links {
     pub leases_changed: Recipient<LeasesChanged>,
     pub backend_durable: Recipient<BackendDurable>,
     pub compaction_finished: Recipient<CompactionFinished>,
+    pub propose: Recipient<Propose>,
 }
 
 pub struct Applier {
@@ -80,6 +94,7 @@ pub struct Applier {
     compacted_at: Duration,
     looked_at: Duration,
     looked_at_index: LogIndex,
+    auto_disarm: AutoDisarm,
     clock: Clock,
     metrics: Metrics,
     log: Logger,
@@ -87,7 +102,7 @@ pub struct Applier {
 
 impl Applier {
     pub fn new(
-        machine: Machine,
+        mut machine: Machine,
         links: Links,
         published: Published<View>,
         settings: Settings,
@@ -95,6 +110,7 @@ impl Applier {
         metrics: Metrics,
         log: Logger,
     ) -> Self {
+        machine.report_beyond(settings.quota);
         Applier {
             machine,
             links,
@@ -104,6 +120,7 @@ impl Applier {
             compacted_at: Duration::ZERO,
             looked_at: Duration::ZERO,
             looked_at_index: LogIndex(0),
+            auto_disarm: AutoDisarm::new(settings.quota, settings.auto_disarm),
             clock,
             metrics,
             log,
@@ -113,7 +130,7 @@ impl Applier {
     fn apply(&mut self, slice: EntriesCommitted) {
         let started = self.clock.now();
         let mut spans = SlicedSpans::start(&slice.waiters);
-        let applied = match self.machine.apply(&slice.entries) {
+        let mut applied = match self.machine.apply(&slice.entries) {
             Ok(applied) => applied,
             Err(error) => process::fatal(&self.log, &format!("a committed entry could not be applied: {error}")),
         };
@@ -122,6 +139,15 @@ impl Applier {
 
         spans.end(&applied.outcomes);
         self.count(&applied);
+        for change in &applied.alarms {
+            self.tell_alarm(*change);
+        }
+        // They were carried out, as etcd does; but who wrote them is to know.
+        for (place, shortage) in applied.over_quota {
+            if let Some(outcome) = applied.outcomes.get_mut(place) {
+                *outcome = Err(RequestError::BeyondQuota(shortage));
+            }
+        }
         if !applied.changes.is_empty() || applied.compacted.is_some() {
             self.metrics.mvcc.current_revision.set(self.machine.revision().0);
             let view = self.published.load();
@@ -175,6 +201,46 @@ impl Applier {
         mvcc.txn.inc_by(txns as u64);
     }
 
+    fn tell_alarm(&self, change: AlarmChange) {
+        match change {
+            AlarmChange::Raised { alarm, shortage } => {
+                let shortage =
+                    shortage.map(|it| format!("{} of {} bytes", it.needed_bytes, self.settings.quota.reported()));
+                slog::warn!(self.log, "alarm raised"; "alarm" => alarm.name(), "from" => %alarm.member, "needs" => shortage);
+                self.show_alarm(alarm, 1);
+            }
+            AlarmChange::Cleared { alarm } => {
+                slog::warn!(self.log, "alarm disarmed"; "alarm" => alarm.name(), "from" => %alarm.member);
+                self.show_alarm(alarm, 0);
+            }
+        }
+    }
+
+    fn show_alarm(&self, alarm: Alarm, is_on: i64) {
+        self.metrics.server.alarms.with_label_values(&[&alarm.member.to_string(), &alarm.name()]).set(is_on);
+    }
+
+    /// Takes this member's alarm back once there is room again.
+    fn disarm(&mut self, now: Duration) {
+        let member = self.settings.member;
+        let (raised_for, db_size) = (self.machine.alarms().shortage_of(member), self.machine.db_size());
+        if !self.auto_disarm.step(now, raised_for, db_size) {
+            return;
+        }
+        slog::info!(self.log, "there is room again; disarming the alarm"; "alarm" => Alarm::no_space(member).name(),
+            "from" => %member, "db-size-bytes" => db_size, "quota-size-bytes" => self.settings.quota.reported());
+        let request = AlarmRequest {
+            action: AlarmAction::Deactivate.into(),
+            member_id: member.0,
+            alarm: Alarm::no_space(member).kind,
+        };
+        let data = RaftRequest { op: Some(Op::Alarm(request)), ..Default::default() }.encode_to_vec().into();
+        // What becomes of it, the log will show.
+        let (sender, _) = oneshot::channel();
+        let (kind, reply, span) = (EntryType::EntryNormal, Reply::internal(sender), SpanContext::default());
+        self.links.propose.do_send(Propose { data, kind, reply, span });
+    }
+
     /// Deletes one piece of what compactions left, when there is something and it is time.
     fn delete_compacted(&mut self, now: Duration) {
         if !self.machine.has_compacted_rows() {
@@ -190,6 +256,8 @@ impl Applier {
         match self.machine.delete_compacted(self.settings.deleted_rows_max) {
             Ok(deleted) => {
                 self.metrics.mvcc.db_compaction_keys.inc_by(deleted.rows as u64);
+                // The store has become smaller.
+                self.published.store(self.machine.view());
                 if let Some(revision) = deleted.finished {
                     slog::info!(self.log, "finished scheduled compaction"; "compact-revision" => revision.0);
                     self.links.compaction_finished.do_send(CompactionFinished { view: self.published.load() });
@@ -240,7 +308,7 @@ impl SlicedSpans {
                     self.of_store.push(span.context());
                     self.of_leases.push(span.context());
                 }
-                Some(Ok(Outcome::Done)) | None => {}
+                Some(Ok(Outcome::Alarm(_) | Outcome::Done)) | None => {}
                 Some(Err(error)) => span.error(error.to_string()),
             }
         }
@@ -252,6 +320,10 @@ impl Actor for Applier {
 
     fn started(&mut self, _: &mut Self::Context) {
         self.look_at_backend();
+        for alarm in self.machine.alarms().iter() {
+            slog::warn!(self.log, "an alarm is still on"; "alarm" => alarm.name(), "from" => %alarm.member);
+            self.show_alarm(alarm, 1);
+        }
     }
 }
 
@@ -271,6 +343,7 @@ impl Handler<Tick> for Applier {
 
     fn handle(&mut self, tick: Tick, _: &mut Self::Context) {
         self.delete_compacted(tick.now);
+        self.disarm(tick.now);
         if tick.now >= self.looked_at + LOOK_AT_BACKEND_EVERY {
             self.looked_at = tick.now;
             self.look_at_backend();

@@ -130,7 +130,7 @@ impl Snapshotter {
     fn act(&mut self, view: Arc<View>, durable: LogIndex, context: &mut Context<Self>) {
         let now = self.clock.now();
         let position = LogPosition { index: view.applied, term: view.term };
-        let state_bytes = view.size().in_use_bytes;
+        let state_bytes = view.size().in_use;
         match self.policy.step(now, position, &view.conf_state, durable, state_bytes) {
             Action::Wait => {}
             Action::Cut { position, conf_state } => {

@@ -107,6 +107,11 @@ impl<'s> Slice<'s> {
         Revision(self.store.revision)
     }
 
+    /// As [`Store::bytes`], with what was applied so far.
+    pub fn bytes(&self) -> u64 {
+        self.store.bytes
+    }
+
     /// What was changed since it was last asked: one for each new revision, ascending.
     pub fn take_changes(&mut self) -> Vec<Changes> {
         std::mem::take(&mut self.changes)

@@ -1,6 +1,6 @@
-//! etcdserverpb.Maintenance: Status, HashKV and the list of alarms (which is empty). The rest comes in a later release and says so.
+//! etcdserverpb.Maintenance: Status, HashKV and alarms. The rest comes in a later release and says so.
 
-use crate::api::grpc::Edge;
+use crate::api::grpc::{Edge, alarm};
 use crate::cast::RequestError;
 use crate::config::{ETCD_VERSION, STORAGE_VERSION};
 use castd_proto::Rpc;
@@ -9,7 +9,6 @@ use castd_proto::etcdserverpb::maintenance_server::Maintenance;
 use futures_util::stream::BoxStream;
 use tonic::{Request, Response, Status};
 
-const NOT_YET_ALARM: &str = "castd cannot set or clear alarms yet";
 const NOT_YET_DEFRAGMENT: &str = "castd does not have Defragment yet; its backends give space back by themselves";
 const NOT_YET_HASH: &str = "castd does not have Hash yet; use HashKV";
 const NOT_YET_SNAPSHOT: &str = "castd cannot stream a snapshot yet";
@@ -25,12 +24,14 @@ impl Maintenance for Edge {
         self.unary(Rpc::MaintenanceStatus, request, |admitted, _| async move {
             let (view, status) = (self.cast.local_view(&admitted.permit), self.cast.status());
             let size = view.size();
-            let errors = if status.leader.is_none() { vec!["etcdserver: no leader".to_owned()] } else { Vec::new() };
+            let mut errors =
+                if status.leader.is_none() { vec!["etcdserver: no leader".to_owned()] } else { Vec::new() };
+            errors.extend(alarm::told(&view.alarms));
             Ok(pb::StatusResponse {
                 header: Some(self.cast.header(view.mvcc.revision().0)),
                 version: ETCD_VERSION.to_owned(),
-                db_size: size.allocated_bytes as i64,
-                db_size_in_use: size.in_use_bytes as i64,
+                db_size: size.db_size as i64,
+                db_size_in_use: size.in_use as i64,
                 leader: status.leader.map_or(0, |leader| leader.0),
                 raft_index: status.committed.0,
                 raft_term: status.term.0,
@@ -38,7 +39,7 @@ impl Maintenance for Edge {
                 errors,
                 is_learner: view.members.get(self.cast.identity().member).is_some_and(|member| member.is_learner),
                 storage_version: STORAGE_VERSION.to_owned(),
-                db_size_quota: self.settings.quota_bytes,
+                db_size_quota: self.cast.limits().quota.reported(),
                 downgrade_info: Some(pb::DowngradeInfo::default()),
             })
         })
@@ -63,14 +64,8 @@ impl Maintenance for Edge {
     }
 
     async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Response<pb::AlarmResponse>, Status> {
-        self.unary(Rpc::MaintenanceAlarm, request, |admitted, alarm| async move {
-            if alarm.action() != pb::alarm_request::AlarmAction::Get {
-                return Err(RequestError::NotYet(NOT_YET_ALARM));
-            }
-            // Nothing raises one yet, so that a list as of now is always empty.
-            let view = self.cast.linearizable_view(&admitted.permit, admitted.span()).await?;
-            let header = Some(self.cast.header(view.mvcc.revision().0));
-            Ok(pb::AlarmResponse { header, alarms: Vec::new() })
+        self.unary(Rpc::MaintenanceAlarm, request, |admitted, request| async move {
+            alarm::alarm(self, &admitted, request).await
         })
         .await
     }

@@ -38,6 +38,12 @@ fn operations() -> Vec<Case> {
             "9a 01 02 08 05",
         ),
         operation(Op::ClusterVersion(ClusterVersion { version: "3".to_owned() }), "a2 01 03 0a 01 '3'"),
+        operation(Op::SpaceShortage(SpaceShortage { member_id: 5, ..SpaceShortage::default() }), "aa 01 02 08 05"),
+        case(
+            "castdpb.SpaceShortage",
+            SpaceShortage { member_id: 5, db_size: 4096, needed_bytes: 4400 },
+            "08 05 10 80 20 18 b0 22",
+        ),
         case(
             "castdpb.GrantedLease",
             GrantedLease { id: 5, granted_index: 300, remaining_ttl_secs: 30 },
@@ -105,7 +111,11 @@ fn rows_and_snapshots() -> Vec<Case> {
             LeaseRow { id: 5, ttl_secs: 60, remaining_ttl_secs: 30, granted_index: 9 },
             "08 05 10 3c 18 1e 20 09",
         ),
-        case("castdpb.AlarmRow", AlarmRow { member_id: 5, alarm: AlarmType::Corrupt.into() }, "08 05 10 02"),
+        case(
+            "castdpb.AlarmRow",
+            AlarmRow { member_id: 5, alarm: AlarmType::Corrupt.into(), shortage: Some(SpaceShortage::default()) },
+            "08 05 10 02 1a 00",
+        ),
         case(
             "castdpb.ConfStateRow",
             ConfStateRow {
