@@ -29,8 +29,7 @@ use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::{Span, SpanContext};
 use actix::{Actor, Context, Handler, Message, Recipient};
-use castd_proto::castdpb::{RaftRequest, raft_request::Op};
-use castd_proto::etcdserverpb::{AlarmRequest, alarm_request::AlarmAction};
+use castd_proto::castdpb::{RaftRequest, SpaceRegained, raft_request::Op};
 use prost::Message as _;
 use raft::eraftpb::{Entry, EntryType};
 use slog::Logger;
@@ -222,19 +221,14 @@ impl Applier {
 
     /// Takes this member's alarm back once there is room again.
     fn disarm(&mut self, now: Duration) {
-        let member = self.settings.member;
-        let (raised_for, db_size) = (self.machine.alarms().shortage_of(member), self.machine.db_size());
-        if !self.auto_disarm.step(now, raised_for, db_size) {
-            return;
-        }
-        slog::info!(self.log, "there is room again; disarming the alarm"; "alarm" => Alarm::no_space(member).name(),
-            "from" => %member, "db-size-bytes" => db_size, "quota-size-bytes" => self.settings.quota.reported());
-        let request = AlarmRequest {
-            action: AlarmAction::Deactivate.into(),
-            member_id: member.0,
-            alarm: Alarm::no_space(member).kind,
-        };
-        let data = RaftRequest { op: Some(Op::Alarm(request)), ..Default::default() }.encode_to_vec().into();
+        let alarm = Alarm::no_space(self.settings.member);
+        let (raised, db_size) = (self.machine.alarms().get(alarm), self.machine.db_size());
+        let is_due = self.auto_disarm.step(now, raised.and_then(|raised| raised.shortage), db_size);
+        let Some(raised) = raised.filter(|_| is_due) else { return };
+        slog::info!(self.log, "there is room again; disarming the alarm"; "alarm" => alarm.name(), "from" => %alarm.member,
+            "db-size-bytes" => db_size, "quota-size-bytes" => self.settings.quota.reported());
+        let report = SpaceRegained { member_id: alarm.member.0, raised_index: raised.index.0 };
+        let data = RaftRequest { op: Some(Op::SpaceRegained(report)), ..Default::default() }.encode_to_vec().into();
         // What becomes of it, the log will show.
         let (sender, _) = oneshot::channel();
         let (kind, reply, span) = (EntryType::EntryNormal, Reply::internal(sender), SpanContext::default());

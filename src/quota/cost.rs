@@ -39,6 +39,7 @@ pub fn of(op: &Op) -> u64 {
         | Op::LeaseExpire(_)
         | Op::Alarm(_)
         | Op::SpaceShortage(_)
+        | Op::SpaceRegained(_)
         | Op::MemberAttributes(_)
         | Op::ClusterVersion(_) => 0,
     }

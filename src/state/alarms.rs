@@ -8,7 +8,7 @@
 //! An alarm belongs to a member, and holds for all of them. One that a member raised for want of room says what was missing,
 //! so that the member can tell when there is room again. Copies are cheap, for views.
 
-use crate::ids::MemberId;
+use crate::ids::{LogIndex, MemberId};
 use crate::quota::{Shortage, cost};
 use crate::state::StateError;
 use castd_backend_api::{Backend, Table, WriteBatch};
@@ -43,6 +43,15 @@ impl From<Alarm> for AlarmMember {
     }
 }
 
+/// How an alarm came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Raised {
+    /// By this entry. One and the same alarm may be raised, cleared and raised again.
+    pub index: LogIndex,
+    /// Of room, if that is why; `None` if somebody raised it by hand.
+    pub shortage: Option<Shortage>,
+}
+
 /// Why a request is not carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fence {
@@ -52,8 +61,7 @@ pub enum Fence {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Alarms {
-    /// With what was missing, if that is why.
-    on: Arc<BTreeMap<Alarm, Option<Shortage>>>,
+    on: Arc<BTreeMap<Alarm, Raised>>,
 }
 
 impl Alarms {
@@ -96,18 +104,17 @@ impl Alarms {
         self.on.range(first..).next().is_some_and(|(alarm, _)| alarm.kind == first.kind)
     }
 
-    /// What `member` raised its NOSPACE for; `None` also if it was raised by hand.
-    pub fn shortage_of(&self, member: MemberId) -> Option<Shortage> {
-        self.on.get(&Alarm::no_space(member)).copied().flatten()
+    pub fn get(&self, alarm: Alarm) -> Option<Raised> {
+        self.on.get(&alarm).copied()
     }
 
     /// Answers whether it was off.
-    pub fn raise(&mut self, alarm: Alarm, shortage: Option<Shortage>, batch: &mut WriteBatch) -> bool {
+    pub fn raise(&mut self, alarm: Alarm, raised: Raised, batch: &mut WriteBatch) -> bool {
         if self.contains(alarm) {
             return false;
         }
-        put_row(batch, alarm, shortage);
-        Arc::make_mut(&mut self.on).insert(alarm, shortage);
+        put_row(batch, alarm, raised);
+        Arc::make_mut(&mut self.on).insert(alarm, raised);
         true
     }
 
@@ -138,6 +145,7 @@ impl Alarms {
             Op::LeaseCheckpoint(_)
             | Op::Alarm(_)
             | Op::SpaceShortage(_)
+            | Op::SpaceRegained(_)
             | Op::MemberAttributes(_)
             | Op::ClusterVersion(_) => false,
         };
@@ -149,8 +157,8 @@ impl Alarms {
 
     /// Every row, for a portable snapshot.
     pub fn put_rows(&self, batch: &mut WriteBatch) {
-        for (alarm, shortage) in self.on.iter() {
-            put_row(batch, *alarm, *shortage);
+        for (alarm, raised) in self.on.iter() {
+            put_row(batch, *alarm, *raised);
         }
     }
 }
@@ -159,28 +167,28 @@ fn row_key(alarm: Alarm) -> Vec<u8> {
     [&alarm.member.0.to_be_bytes()[..], &alarm.kind.to_be_bytes()[..]].concat()
 }
 
-fn put_row(batch: &mut WriteBatch, alarm: Alarm, shortage: Option<Shortage>) {
-    let shortage = shortage.map(|Shortage { db_size, needed_bytes }| SpaceShortage {
+fn put_row(batch: &mut WriteBatch, alarm: Alarm, raised: Raised) {
+    let shortage = raised.shortage.map(|Shortage { db_size, needed_bytes }| SpaceShortage {
         member_id: alarm.member.0,
         db_size,
         needed_bytes,
     });
-    let row = AlarmRow { member_id: alarm.member.0, alarm: alarm.kind, shortage };
+    let row = AlarmRow { member_id: alarm.member.0, alarm: alarm.kind, shortage, raised_index: raised.index.0 };
     batch.put(Table::Alarm, row_key(alarm), row.encode_to_vec());
 }
 
-fn decode(key: &[u8], value: &[u8]) -> Option<(Alarm, Option<Shortage>)> {
-    let AlarmRow { member_id, alarm, shortage } = AlarmRow::decode(value).ok()?;
+fn decode(key: &[u8], value: &[u8]) -> Option<(Alarm, Raised)> {
+    let AlarmRow { member_id, alarm, shortage, raised_index } = AlarmRow::decode(value).ok()?;
     let alarm = Alarm { kind: alarm, member: MemberId(member_id) };
     let shortage = shortage.map(|SpaceShortage { db_size, needed_bytes, .. }| Shortage { db_size, needed_bytes });
-    (row_key(alarm) == key).then_some((alarm, shortage))
+    (row_key(alarm) == key).then_some((alarm, Raised { index: LogIndex(raised_index), shortage }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use castd_backend_memory::Memory;
-    use castd_proto::castdpb::{ClusterVersion, LeaseCheckpoints, LeaseExpire, MemberAttributes};
+    use castd_proto::castdpb::{ClusterVersion, LeaseCheckpoints, LeaseExpire, MemberAttributes, SpaceRegained};
     use castd_proto::etcdserverpb as pb;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
@@ -197,7 +205,8 @@ mod tests {
                 let shortage = shortage.map(|(db_size, needed_bytes)| Shortage { db_size, needed_bytes });
                 let mut batch = WriteBatch::new();
                 if raises {
-                    prop_assert_eq!(alarms.raise(alarm, shortage, &mut batch), model.insert((kind, member)));
+                    let raised = Raised { index: LogIndex(model.len() as u64), shortage };
+                    prop_assert_eq!(alarms.raise(alarm, raised, &mut batch), model.insert((kind, member)));
                 } else {
                     prop_assert_eq!(alarms.clear(alarm, &mut batch), model.remove(&(kind, member)));
                 }
@@ -221,15 +230,19 @@ mod tests {
         }
     }
 
+    fn by_hand(index: u64) -> Raised {
+        Raised { index: LogIndex(index), shortage: None }
+    }
+
     #[test]
-    fn an_alarm_remembers_what_it_was_first_raised_for() {
+    fn an_alarm_remembers_how_it_was_first_raised() {
         let (mut alarms, mut batch) = (Alarms::default(), WriteBatch::new());
-        let (one, two) = (MemberId(1), MemberId(2));
-        let shortage = Shortage { db_size: 5, needed_bytes: 9 };
-        assert!(alarms.raise(Alarm::no_space(one), Some(shortage), &mut batch));
-        assert!(alarms.raise(Alarm::no_space(two), None, &mut batch));
-        assert!(!alarms.raise(Alarm::no_space(two), Some(shortage), &mut batch), "raised by hand it stays");
-        assert_eq!([alarms.shortage_of(one), alarms.shortage_of(two)], [Some(shortage), None]);
+        let [one, two] = [1, 2].map(|member| Alarm::no_space(MemberId(member)));
+        let of_space = |index| Raised { shortage: Some(Shortage { db_size: 5, needed_bytes: 9 }), ..by_hand(index) };
+        assert!(alarms.raise(one, of_space(3), &mut batch));
+        assert!(alarms.raise(two, by_hand(4), &mut batch));
+        assert!(!alarms.raise(two, of_space(5), &mut batch), "raised by hand it stays");
+        assert_eq!([alarms.get(one), alarms.get(two)], [Some(of_space(3)), Some(by_hand(4))]);
     }
 
     #[test]
@@ -237,7 +250,7 @@ mod tests {
         for key in [b"short".to_vec(), row_key(Alarm::no_space(MemberId(2)))] {
             let backend = Memory::new();
             let mut batch = WriteBatch::new();
-            let row = AlarmRow { member_id: 1, alarm: 1, shortage: None };
+            let row = AlarmRow { member_id: 1, alarm: 1, ..AlarmRow::default() };
             batch.put(Table::Alarm, key, row.encode_to_vec());
             backend.write(&batch).unwrap();
             assert!(matches!(Alarms::open(&backend), Err(StateError::BadRow { table: Table::Alarm })));
@@ -261,19 +274,20 @@ mod tests {
             Op::LeaseCheckpoint(LeaseCheckpoints::default()),
             Op::Alarm(pb::AlarmRequest::default()),
             Op::SpaceShortage(SpaceShortage::default()),
+            Op::SpaceRegained(SpaceRegained::default()),
             Op::MemberAttributes(MemberAttributes::default()),
             Op::ClusterVersion(ClusterVersion::default()),
         ];
         let mut alarms = Alarms::default();
         assert!(ops.iter().all(|op| alarms.fence(op).is_none()));
         let mut batch = WriteBatch::new();
-        alarms.raise(Alarm { kind: 7, member: MemberId(1) }, None, &mut batch);
+        alarms.raise(Alarm { kind: 7, member: MemberId(1) }, by_hand(1), &mut batch);
         assert!(ops.iter().all(|op| alarms.fence(op).is_none()), "an alarm nobody here knows");
-        alarms.raise(Alarm::no_space(MemberId(1)), None, &mut batch);
+        alarms.raise(Alarm::no_space(MemberId(1)), by_hand(2), &mut batch);
         let fences: Vec<_> = ops.iter().map(|op| alarms.fence(op)).collect();
         assert!(fences[..3].iter().all(|fence| *fence == Some(Fence::NoSpace)), "{fences:?}");
         assert!(fences[3..].iter().all(Option::is_none), "{fences:?}");
-        alarms.raise(Alarm { kind: AlarmType::Corrupt.into(), member: MemberId(2) }, None, &mut batch);
+        alarms.raise(Alarm { kind: AlarmType::Corrupt.into(), member: MemberId(2) }, by_hand(3), &mut batch);
         let fences: Vec<_> = ops.iter().map(|op| alarms.fence(op)).collect();
         assert!(fences[..8].iter().all(|fence| *fence == Some(Fence::Corrupt)), "{fences:?}");
         assert!(fences[8..].iter().all(Option::is_none), "{fences:?}");

@@ -12,7 +12,7 @@ use crate::lease::{Grant, LeaseTable, LeaseTableError};
 use crate::membership::members::Members;
 use crate::mvcc::{Changes, MvccError, Slice, Store, StoreError};
 use crate::quota::{self, Quota, Shortage, cost};
-use crate::state::alarms::{Alarm, Alarms, Fence};
+use crate::state::alarms::{Alarm, Alarms, Fence, Raised};
 use crate::state::rows::{self, AppliedPosition};
 use crate::state::{Outcome, View};
 use castd_backend_api::{Backend, BackendError, Table};
@@ -300,6 +300,13 @@ impl Step<'_, '_> {
                 self.raise(Alarm::no_space(MemberId(report.member_id)), Some(shortage));
                 Ok(Outcome::Done)
             }
+            Op::SpaceRegained(report) => {
+                let alarm = Alarm::no_space(MemberId(report.member_id));
+                if self.alarms.get(alarm).is_some_and(|raised| raised.index.0 == report.raised_index) {
+                    self.clear(alarm);
+                }
+                Ok(Outcome::Done)
+            }
         };
         match outcome {
             Ok(outcome) => Ok(Ok(outcome)),
@@ -349,19 +356,26 @@ impl Step<'_, '_> {
                 self.raise(alarm, None);
                 vec![alarm.into()]
             }
-            Ok(AlarmAction::Deactivate) if self.alarms.clear(alarm, self.slice.batch()) => {
-                self.applied.alarms.push(AlarmChange::Cleared { alarm });
-                vec![alarm.into()]
-            }
+            Ok(AlarmAction::Deactivate) if self.clear(alarm) => vec![alarm.into()],
             Ok(AlarmAction::Activate | AlarmAction::Deactivate) | Err(_) => Vec::new(),
         };
         Outcome::Alarm(pb::AlarmResponse { header: Some(self.header()), alarms })
     }
 
     fn raise(&mut self, alarm: Alarm, shortage: Option<Shortage>) {
-        if self.alarms.raise(alarm, shortage, self.slice.batch()) {
+        let raised = Raised { index: self.entry.index, shortage };
+        if self.alarms.raise(alarm, raised, self.slice.batch()) {
             self.applied.alarms.push(AlarmChange::Raised { alarm, shortage });
         }
+    }
+
+    /// Answers whether it was on.
+    fn clear(&mut self, alarm: Alarm) -> bool {
+        let was_on = self.alarms.clear(alarm, self.slice.batch());
+        if was_on {
+            self.applied.alarms.push(AlarmChange::Cleared { alarm });
+        }
+        was_on
     }
 
     fn header(&self) -> pb::ResponseHeader {

@@ -14,7 +14,7 @@ pub mod portable;
 mod rows;
 mod view;
 
-pub use alarms::{Alarm, Alarms};
+pub use alarms::{Alarm, Alarms, Raised};
 pub use machine::{AlarmChange, Applied, Deleted, LeaseChange, Machine, StateError};
 pub use rows::AppliedPosition;
 pub use view::{Size, View};

@@ -5,6 +5,7 @@
 //!   etcdctl/        Debian's etcdctl 3.4 and what it prints
 //!   kv/ watch/      the v3 API through the etcd-client crate and, for what that cannot say, plain gRPC
 //!   lease.rs …
+//!   quota/          a store that is full, alarms, and space that comes back
 //!   restart.rs      what is still there after a stop and after a kill
 //!   durability/     the same a hundred times over, under load
 //!   fsync.rs        a disk that fails
@@ -27,6 +28,7 @@ mod kv;
 mod lease;
 mod members;
 mod process;
+mod quota;
 mod restart;
 mod tracing;
 mod watch;

@@ -39,6 +39,7 @@ fn operations() -> Vec<Case> {
         ),
         operation(Op::ClusterVersion(ClusterVersion { version: "3".to_owned() }), "a2 01 03 0a 01 '3'"),
         operation(Op::SpaceShortage(SpaceShortage { member_id: 5, ..SpaceShortage::default() }), "aa 01 02 08 05"),
+        operation(Op::SpaceRegained(SpaceRegained { member_id: 5, raised_index: 9 }), "b2 01 04 08 05 10 09"),
         case(
             "castdpb.SpaceShortage",
             SpaceShortage { member_id: 5, db_size: 4096, needed_bytes: 4400 },
@@ -113,8 +114,13 @@ fn rows_and_snapshots() -> Vec<Case> {
         ),
         case(
             "castdpb.AlarmRow",
-            AlarmRow { member_id: 5, alarm: AlarmType::Corrupt.into(), shortage: Some(SpaceShortage::default()) },
-            "08 05 10 02 1a 00",
+            AlarmRow {
+                member_id: 5,
+                alarm: AlarmType::Corrupt.into(),
+                shortage: Some(SpaceShortage::default()),
+                raised_index: 9,
+            },
+            "08 05 10 02 1a 00 20 09",
         ),
         case(
             "castdpb.ConfStateRow",
