@@ -20,7 +20,7 @@ use crate::snapshot::policy::{Action, SnapshotPolicy};
 use crate::state::{View, portable};
 use crate::telemetry::clock::Clock;
 use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient};
-use castd_backend_api::Table;
+use castd_backend_api::{Backend, Table};
 use slog::Logger;
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,6 +82,8 @@ pub struct Snapshotter {
     is_flushing: bool,
     is_purging: bool,
     is_reclaiming: bool,
+    /// More was deleted meanwhile.
+    reclaim_next: Option<Arc<dyn Backend>>,
     purged_at: Duration,
     clock: Clock,
     log: Logger,
@@ -104,6 +106,7 @@ impl Snapshotter {
             is_flushing: false,
             is_purging: false,
             is_reclaiming: false,
+            reclaim_next: None,
             purged_at: Duration::ZERO,
             clock,
             log,
@@ -127,6 +130,18 @@ impl Snapshotter {
         }
     }
 
+    fn reclaim(&mut self, backend: Arc<dyn Backend>, context: &mut Context<Self>) {
+        if self.is_reclaiming {
+            self.reclaim_next = Some(backend);
+            return;
+        }
+        self.is_reclaiming = true;
+        self.on_worker("reclaim", context, move || {
+            backend.reclaim(Table::Kv)?;
+            Ok(Done::Reclaimed)
+        });
+    }
+
     fn act(&mut self, view: Arc<View>, durable: LogIndex, context: &mut Context<Self>) {
         let now = self.clock.now();
         let position = LogPosition { index: view.applied, term: view.term };
@@ -140,8 +155,10 @@ impl Snapshotter {
             }
             Action::Flush if !self.is_flushing => {
                 self.is_flushing = true;
+                // Not the view: compaction would wait for it.
+                let backend = Arc::clone(view.backend());
                 self.on_worker("flush", context, move || {
-                    view.backend().flush()?;
+                    backend.flush()?;
                     Ok(Done::Flushed)
                 });
             }
@@ -173,15 +190,7 @@ impl Handler<CompactionFinished> for Snapshotter {
     type Result = ();
 
     fn handle(&mut self, finished: CompactionFinished, context: &mut Self::Context) {
-        if self.is_reclaiming {
-            return;
-        }
-        self.is_reclaiming = true;
-        let backend = Arc::clone(finished.view.backend());
-        self.on_worker("reclaim", context, move || {
-            backend.reclaim(Table::Kv)?;
-            Ok(Done::Reclaimed)
-        });
+        self.reclaim(Arc::clone(finished.view.backend()), context);
     }
 }
 
@@ -196,7 +205,7 @@ impl Handler<LogGrown> for Snapshotter {
 impl Handler<Done> for Snapshotter {
     type Result = ();
 
-    fn handle(&mut self, done: Done, _: &mut Self::Context) {
+    fn handle(&mut self, done: Done, context: &mut Self::Context) {
         match done {
             Done::Flushed => {
                 self.is_flushing = false;
@@ -208,7 +217,12 @@ impl Handler<Done> for Snapshotter {
                 slog::info!(self.log, "saved snapshot"; "snapshot-index" => position.index.0);
             }
             Done::Purged => self.is_purging = false,
-            Done::Reclaimed => self.is_reclaiming = false,
+            Done::Reclaimed => {
+                self.is_reclaiming = false;
+                if let Some(backend) = self.reclaim_next.take() {
+                    self.reclaim(backend, context);
+                }
+            }
         }
     }
 }

@@ -12,6 +12,8 @@ pub mod alarms;
 mod machine;
 pub mod portable;
 mod rows;
+#[cfg(test)]
+mod tests;
 mod view;
 
 pub use alarms::{Alarm, Alarms, Raised};

@@ -65,6 +65,11 @@ async fn an_alarm_raised_by_hand_stays(setup: Setup) {
         refused(put_small(&api).await, Code::ResourceExhausted, NO_SPACE);
     }
     assert_eq!(alarms(&api).await, [(member, NOSPACE_KIND)]);
+    for action in [GET, ACTIVATE] {
+        let request = AlarmRequest { action, member_id: member, alarm: NOSPACE_KIND };
+        let answer = api.maintenance.clone().alarm(request).await.expect("answered").into_inner();
+        assert_eq!(answer.header.expect("since 3.5").member_id, member);
+    }
     server.etcdctl(&["alarm", "disarm"]).prints(&format!("memberID:{member} alarm:NOSPACE \n"));
     put_small(&api).await.expect("there is room");
 }

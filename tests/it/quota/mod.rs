@@ -39,7 +39,8 @@ fn by_hand(setup: Setup) -> Setup {
 async fn ask_alarm(api: &Api, action: i32, member_id: u64, alarm: i32) -> Vec<(u64, i32)> {
     let answer = api.maintenance.clone().alarm(AlarmRequest { action, member_id, alarm }).await;
     let answer = answer.expect("alarms are answered").into_inner();
-    assert!(answer.header.expect("a header").revision >= 1);
+    // etcd 3.4 leaves it out.
+    assert!(answer.header.is_none_or(|header| header.revision >= 1 && header.raft_term > 0));
     let mut alarms: Vec<_> =
         answer.alarms.iter().map(|AlarmMember { member_id, alarm }| (*member_id, *alarm)).collect();
     alarms.sort_unstable();

@@ -45,6 +45,7 @@ fn operations() -> Vec<Case> {
             SpaceShortage { member_id: 5, db_size: 4096, needed_bytes: 4400 },
             "08 05 10 80 20 18 b0 22",
         ),
+        case("castdpb.SpaceRegained", SpaceRegained { member_id: 5, raised_index: 9 }, "08 05 10 09"),
         case(
             "castdpb.GrantedLease",
             GrantedLease { id: 5, granted_index: 300, remaining_ttl_secs: 30 },
