@@ -11,6 +11,7 @@
 use crate::actors::lease_keeper::LeaseKeeper;
 use crate::actors::raft_node::{Propose, RaftNode, Read, ReadIndex};
 use crate::actors::watch_hub::WatchHub;
+use crate::api::call_notes::{self, Asked};
 use crate::api::permit::Permit;
 use crate::ids::{ClusterId, MemberId};
 use crate::lease::LeaseError;
@@ -21,6 +22,7 @@ use crate::state::{Alarm, Outcome, View};
 use crate::telemetry::trace::SpanContext;
 use actix::Addr;
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use castd_proto::castdpb::{RaftRequest, SpaceShortage, raft_request};
 use castd_proto::etcdserverpb::ResponseHeader;
 use parking_lot::Mutex;
@@ -314,9 +316,11 @@ impl Cast {
             return Err(RequestError::TooLarge);
         }
         let place = self.0.writes.take(data.len())?;
+        let data = Bytes::from(data);
+        call_notes::note_asked(|| Asked::Proposed(data.clone()));
         let (sender, answer) = oneshot::channel();
         self.0.addresses.raft_node.do_send(Propose {
-            data: data.into(),
+            data,
             kind: EntryType::EntryNormal,
             reply: Reply { sender, _place: Some(place) },
             span,

@@ -11,12 +11,12 @@ use crate::api::listen::{EdgeServer, ListenError, ListenOn, ListenSettings, Rout
 use crate::api::member_http::MemberHttp;
 use crate::boot::{self, Boot, BootError};
 use crate::cast::{Cast, Limits, RequestError};
-use crate::config::{CLUSTER_VERSION, Config, ETCD_VERSION};
+use crate::config::{CASTD_VERSION, CLUSTER_VERSION, Config, ETCD_VERSION};
 use crate::membership::urls::UrlSet;
 use crate::quota::Quota;
 use crate::storage::DataDir;
 use crate::telemetry::clock::Clock;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Build, Metrics};
 use crate::telemetry::trace::{TraceError, Tracing};
 use crate::wiring::{self, Placement, Running, Surroundings};
 use castd_backend_api::Backend;
@@ -83,7 +83,11 @@ impl Member {
         let metrics = Metrics::new(config.metrics);
 
         let Boot { cores, identity, data_dir, backend } = boot::boot(config, clock, log)?;
-        metrics.identify(identity.member, ETCD_VERSION);
+        let storage = config.storage.to_string();
+        metrics.identify(identity.member, ETCD_VERSION, Build { version: CASTD_VERSION, storage: &storage });
+        for (gate, stage, on) in config.feature_gates.all() {
+            metrics.server.feature_enabled.with_label_values(&[gate, stage]).set(i64::from(on));
+        }
         let quota = Quota::new(config.quota_backend_bytes);
         metrics.server.quota_backend_bytes.set(quota.reported());
         let limited =
@@ -126,6 +130,7 @@ impl Member {
             settings: EdgeSettings {
                 election_timeout: config.election_timeout,
                 slow_request: config.warning_unary_request_duration,
+                slow_read: config.warning_apply_duration,
             },
             clock,
             stopping: stopping.clone(),

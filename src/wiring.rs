@@ -210,6 +210,7 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
             snapshotter_links,
             purger,
             clock,
+            metrics.clone(),
             log.new(o!("actor" => "Snapshotter")),
         ),
     );

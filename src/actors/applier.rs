@@ -14,6 +14,9 @@
 //! with each tick, because the backend has one writer. And as nobody else knows sooner how large the store is, it is here
 //! that an alarm NOSPACE is taken back; when, says [`AutoDisarm`].
 
+mod stopwatch;
+
+use self::stopwatch::Stopwatch;
 use crate::actors::Tick;
 use crate::actors::lease_keeper::LeasesChanged;
 use crate::actors::raft_node::{self, ConfChangeApplied, Propose};
@@ -21,7 +24,6 @@ use crate::actors::snapshotter::{BackendDurable, CompactionFinished};
 use crate::actors::watch_hub::StoreChanged;
 use crate::cast::{Published, Reply, RequestError};
 use crate::ids::{LogIndex, MemberId};
-use crate::mvcc::EventKind;
 use crate::process;
 use crate::quota::{AutoDisarm, Quota};
 use crate::state::{Alarm, AlarmChange, Applied, Machine, Outcome, View};
@@ -127,14 +129,16 @@ impl Applier {
     }
 
     fn apply(&mut self, slice: EntriesCommitted) {
-        let started = self.clock.now();
+        let slow = self.settings.slow_apply;
+        let mut stopwatch = Stopwatch::start(&slice.entries, slow, self.clock, &self.metrics, &self.log);
         let mut spans = SlicedSpans::start(&slice.waiters);
-        let mut applied = match self.machine.apply(&slice.entries) {
+        let mut applied = match self.machine.apply_observed(&slice.entries, &mut stopwatch) {
             Ok(applied) => applied,
             Err(error) => process::fatal(&self.log, &format!("a committed entry could not be applied: {error}")),
         };
         self.published.store(self.machine.view());
         let ended = self.clock.now();
+        stopwatch.stop(ended);
 
         spans.end(&applied.outcomes);
         self.count(&applied);
@@ -177,27 +181,15 @@ impl Applier {
                 waiter.reply.send(outcome);
             }
         }
-        let took = ended.saturating_sub(started);
-        if took > self.settings.slow_apply {
-            self.metrics.server.slow_apply.inc();
-            slog::warn!(self.log, "apply request took too long";
-                "took" => ?took, "expected-duration" => ?self.settings.slow_apply, "entries" => slice.entries.len());
-        }
     }
 
     fn count(&self, applied: &Applied) {
-        let mvcc = &self.metrics.mvcc;
-        for event in applied.changes.iter().flat_map(|changes| &changes.events) {
-            match event.kind {
-                EventKind::Put => {
-                    mvcc.put.inc();
-                    mvcc.total_put_size.add((event.kv.key.len() + event.kv.value.len()) as i64);
-                }
-                EventKind::Delete => mvcc.delete.inc(),
-            }
-        }
-        let txns = applied.outcomes.iter().filter(|outcome| matches!(outcome, Ok(Outcome::Txn(_)))).count();
-        mvcc.txn.inc_by(txns as u64);
+        let (mvcc, counts) = (&self.metrics.mvcc, applied.counts);
+        mvcc.put.inc_by(counts.puts);
+        mvcc.total_put_size.add(counts.put_bytes as i64);
+        mvcc.delete.inc_by(counts.deletes);
+        mvcc.range.inc_by(counts.ranges);
+        mvcc.txn.inc_by(counts.txns);
     }
 
     fn tell_alarm(&self, change: AlarmChange) {

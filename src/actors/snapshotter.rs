@@ -19,6 +19,7 @@ use crate::snapshot::SnapshotStore;
 use crate::snapshot::policy::{Action, SnapshotPolicy};
 use crate::state::{View, portable};
 use crate::telemetry::clock::Clock;
+use crate::telemetry::metrics::Metrics;
 use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient};
 use castd_backend_api::{Backend, Table};
 use slog::Logger;
@@ -86,6 +87,7 @@ pub struct Snapshotter {
     reclaim_next: Option<Arc<dyn Backend>>,
     purged_at: Duration,
     clock: Clock,
+    metrics: Metrics,
     log: Logger,
 }
 
@@ -96,6 +98,7 @@ impl Snapshotter {
         links: Links,
         purger: Purger,
         clock: Clock,
+        metrics: Metrics,
         log: Logger,
     ) -> Self {
         Snapshotter {
@@ -109,6 +112,7 @@ impl Snapshotter {
             reclaim_next: None,
             purged_at: Duration::ZERO,
             clock,
+            metrics,
             log,
         }
     }
@@ -164,8 +168,13 @@ impl Snapshotter {
             }
             Action::TakeSnapshot => {
                 let Some(mut store) = self.store.take() else { return };
+                let (clock, metrics) = (self.clock, self.metrics.clone());
                 self.on_worker("snapshot", context, move || {
-                    let position = portable::take(&mut store, &view)?;
+                    let mut written = now;
+                    let position = portable::take_timed(&mut store, &view, &mut || written = clock.now())?;
+                    let ended = clock.now();
+                    metrics.snapshot.fsync.observe(ended.saturating_sub(written).as_secs_f64());
+                    metrics.snapshot.save.observe(ended.saturating_sub(now).as_secs_f64());
                     Ok(Done::SnapshotTaken(store, position))
                 });
             }

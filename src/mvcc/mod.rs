@@ -21,6 +21,7 @@
 mod changes;
 pub mod check;
 mod compact;
+mod counts;
 mod error;
 mod hash;
 mod index;
@@ -40,6 +41,7 @@ mod tests;
 
 pub use changes::{CatchUp, Changes, Event, EventKind};
 pub use compact::{FINISHED_ROW, SCHEDULED_ROW};
+pub use counts::OpCounts;
 pub use error::{MvccError, RequestError, StoreError};
 pub use hash::HashKv;
 pub use read::{Pair, RangeOutcome};

@@ -125,7 +125,7 @@ impl Store {
             compacted: self.compaction.compacted(),
             bytes: self.bytes,
             doomed_bytes: self.doomed_bytes(),
-            _epoch: self.compaction.epoch(),
+            epoch: self.compaction.epoch(),
         }
     }
 

@@ -10,11 +10,12 @@ use crate::cast::RequestError;
 use crate::ids::{LeaseId, LogIndex, MemberId, Revision, Term};
 use crate::lease::{Grant, LeaseTable, LeaseTableError};
 use crate::membership::members::Members;
-use crate::mvcc::{Changes, MvccError, Slice, Store, StoreError};
+use crate::mvcc::{Changes, MvccError, OpCounts, Slice, Store, StoreError};
 use crate::quota::{self, Quota, Shortage, cost};
 use crate::state::alarms::{Alarm, Alarms, Fence, Raised};
 use crate::state::rows::{self, AppliedPosition};
 use crate::state::{Outcome, View};
+use crate::telemetry::metrics::RequestKind;
 use castd_backend_api::{Backend, BackendError, Table};
 use castd_proto::castdpb::{ConfChange, ConfChangeV2, MembershipChange, RaftRequest, raft_request::Op};
 use castd_proto::etcdserverpb::{self as pb, alarm_request::AlarmAction};
@@ -69,6 +70,21 @@ pub struct Applied {
     /// quotas of their own, so nothing in the state follows from it.
     pub over_quota: Vec<(usize, Shortage)>,
     pub conf_changes: Vec<eraftpb::ConfChangeV2>,
+    pub counts: OpCounts,
+}
+
+/// Told of each step as it is done, by somebody who has a clock.
+pub trait Observer {
+    /// The entry at this place of the slice was applied; `kind` is `None` for those that are not requests.
+    fn applied(&mut self, place: usize, kind: Option<RequestKind>, outcome: &Result<Outcome, RequestError>);
+    /// The slice has been written to the backend.
+    fn written(&mut self);
+}
+
+/// Nobody wants to know.
+impl Observer for () {
+    fn applied(&mut self, _: usize, _: Option<RequestKind>, _: &Result<Outcome, RequestError>) {}
+    fn written(&mut self) {}
 }
 
 /// One piece of physical deletion.
@@ -166,16 +182,26 @@ impl Machine {
     /// # Errors
     /// When the backend fails or an entry cannot be read: the member has to end.
     pub fn apply(&mut self, entries: &[Entry]) -> Result<Applied, StateError> {
+        self.apply_observed(entries, &mut ())
+    }
+
+    /// As [`Machine::apply`], and tells `observer` what is done when.
+    ///
+    /// # Errors
+    /// As [`Machine::apply`].
+    pub fn apply_observed(&mut self, entries: &[Entry], observer: &mut dyn Observer) -> Result<Applied, StateError> {
         let mut applied = Applied::default();
         applied.outcomes.reserve(entries.len());
         let mut slice = self.store.begin();
-        for entry in entries {
+        for (place, entry) in entries.iter().enumerate() {
+            let mut kind = None;
             assert_eq!(entry.index, self.applied.index.0 + 1, "entries are applied in order, each once");
             let outcome = match entry.get_entry_type() {
                 EntryType::EntryNormal if entry.data.is_empty() => Ok(Outcome::Done),
                 EntryType::EntryNormal => {
                     let request = RaftRequest::decode(entry.data.clone())
                         .map_err(|source| StateError::BadEntry { index: entry.index, source })?;
+                    kind = request.op.as_ref().and_then(kind_of);
                     let mut step = Step {
                         entry: AppliedPosition { index: LogIndex(entry.index), term: Term(entry.term) },
                         slice: &mut slice,
@@ -199,12 +225,15 @@ impl Machine {
                     Ok(Outcome::Done)
                 }
             };
+            observer.applied(place, kind, &outcome);
             applied.outcomes.push(outcome);
             self.applied = AppliedPosition { index: LogIndex(entry.index), term: Term(entry.term) };
         }
         self.applied.put(slice.batch());
         applied.changes = slice.take_changes();
+        applied.counts = slice.counts();
         slice.commit()?;
+        observer.written();
         Ok(applied)
     }
 
@@ -222,6 +251,22 @@ impl Machine {
         let finished = (!self.store.has_compacted_rows()).then(|| self.store.finished_compact_revision());
         Ok(Deleted { rows, finished })
     }
+}
+
+/// What metrics call a request; `None` for what they do not tell apart.
+fn kind_of(op: &Op) -> Option<RequestKind> {
+    Some(match op {
+        Op::Put(_) => RequestKind::Put,
+        Op::DeleteRange(_) => RequestKind::DeleteRange,
+        Op::Txn(_) => RequestKind::Txn,
+        Op::Compact(_) => RequestKind::Compaction,
+        Op::LeaseGrant(_) => RequestKind::LeaseGrant,
+        Op::LeaseRevoke(_) | Op::LeaseExpire(_) => RequestKind::LeaseRevoke,
+        Op::LeaseCheckpoint(_) => RequestKind::LeaseCheckpoint,
+        Op::MemberAttributes(_) => RequestKind::ClusterMemberAttrSet,
+        Op::ClusterVersion(_) => RequestKind::ClusterVersionSet,
+        Op::Alarm(_) | Op::SpaceShortage(_) | Op::SpaceRegained(_) => RequestKind::Alarm,
+    })
 }
 
 /// One entry in the middle of a slice.

@@ -17,7 +17,7 @@ mod tests;
 mod view;
 
 pub use alarms::{Alarm, Alarms, Raised};
-pub use machine::{AlarmChange, Applied, Deleted, LeaseChange, Machine, StateError};
+pub use machine::{AlarmChange, Applied, Deleted, LeaseChange, Machine, Observer, StateError};
 pub use rows::AppliedPosition;
 pub use view::{Size, View};
 

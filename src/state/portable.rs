@@ -6,7 +6,7 @@
 
 use crate::mvcc::StoreError;
 use crate::raft::terms::LogPosition;
-use crate::snapshot::{SnapshotError, SnapshotFile, SnapshotStore};
+use crate::snapshot::{SnapshotError, SnapshotFile, SnapshotStore, Taking};
 use crate::state::View;
 use crate::state::rows;
 use castd_backend_api::{Backend, BackendError, Op, Table, WriteBatch};
@@ -34,6 +34,26 @@ pub enum PortableError {
 /// # Errors
 /// When the disk or the backend fails.
 pub fn take(store: &mut SnapshotStore, view: &View) -> Result<LogPosition, PortableError> {
+    take_timed(store, view, &mut || ())
+}
+
+/// As [`take`]; calls `is_written` between writing and making durable.
+///
+/// # Errors
+/// As [`take`].
+pub fn take_timed(
+    store: &mut SnapshotStore,
+    view: &View,
+    is_written: &mut dyn FnMut(),
+) -> Result<LogPosition, PortableError> {
+    let taking = write(store, view)?;
+    is_written();
+    taking.finish()?;
+    store.keep(KEPT)?;
+    Ok(LogPosition { index: view.applied, term: view.term })
+}
+
+fn write(store: &mut SnapshotStore, view: &View) -> Result<Taking, PortableError> {
     let position = LogPosition { index: view.applied, term: view.term };
     let header = SnapshotHeader {
         format: FORMAT,
@@ -61,9 +81,7 @@ pub fn take(store: &mut SnapshotStore, view: &View) -> Result<LogPosition, Porta
     if let Some(error) = failed {
         return Err(error.into());
     }
-    taking.finish()?;
-    store.keep(KEPT)?;
-    Ok(position)
+    Ok(taking)
 }
 
 /// Fills an empty backend from a snapshot. The applied index is written last: a crash before that leaves a backend that

@@ -29,7 +29,7 @@ impl Health for Edge {
 
     /// The status never changes while the server runs, so the stream says it once and stays open.
     async fn watch(&self, request: Request<pb::HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        self.unary(Rpc::HealthWatch, request, |_, check| async move {
+        self.server_stream(Rpc::HealthWatch, request, |_, check| async move {
             let status = if check.service.is_empty() { ServingStatus::Serving } else { ServingStatus::ServiceUnknown };
             Ok(stream::iter([Ok(answer(status))]).chain(stream::pending()).boxed())
         })

@@ -83,8 +83,10 @@ impl Maintenance for Edge {
     }
 
     async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
-        self.unary(Rpc::MaintenanceSnapshot, request, |_, _| async { Err(RequestError::NotYet(NOT_YET_SNAPSHOT)) })
-            .await
+        self.server_stream(Rpc::MaintenanceSnapshot, request, |_, _| async {
+            Err(RequestError::NotYet(NOT_YET_SNAPSHOT))
+        })
+        .await
     }
 
     async fn move_leader(

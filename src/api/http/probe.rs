@@ -1,5 +1,6 @@
 //! A member that answers what a test told it to.
 
+use super::DebugVars;
 use super::{Access, ClientHttp, Consistency, HttpBackend, PeerHttpBackend, PeerMember, VersionInfo};
 use crate::ids::{ClusterId, MemberId};
 use castd_proto::etcdserverpb::AlarmType;
@@ -63,6 +64,12 @@ impl HttpBackend for Probe {
     fn count_health_check(&self, healthy: bool) {
         let counter = if healthy { &self.healthy_answers } else { &self.unhealthy_answers };
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn count_check(&self, _: &str, _: &str, _: bool) {}
+
+    fn debug_vars(&self) -> DebugVars {
+        [("file_descriptor_limit".to_owned(), serde_json::Value::from(1024))].into_iter().collect()
     }
 
     fn metrics(&self) -> String {
