@@ -88,6 +88,11 @@ async fn wait_until_room(api: &Api) {
     wait_for("the alarm goes", SOON, async || alarms(api).await.is_empty().then_some(())).await;
 }
 
+/// How often it has said so, once it has: its log is written behind its back.
+async fn says(server: &Server, text: &str) -> usize {
+    wait_for(text, SOON, async || Some(server.log().matches(text).count()).filter(|count| *count > 0)).await
+}
+
 /// The value of one line of /metrics.
 fn metric(server: &Server, line: &str) -> Option<f64> {
     let page = http_get(server.setup.ports.client, "/metrics").expect("answered").body;
