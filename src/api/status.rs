@@ -153,7 +153,7 @@ impl From<&RequestError> for Wire {
             },
             RequestError::Export(error) => {
                 let code = match error {
-                    ExportError::NoSpace { .. } => Code::ResourceExhausted,
+                    ExportError::NoSpace(_) => Code::ResourceExhausted,
                     ExportError::Failed(_) => Code::Internal,
                 };
                 return Wire { code, message: error.to_string() };
