@@ -15,6 +15,7 @@ use crate::api::permit::Permit;
 use crate::ids::{ClusterId, MemberId};
 use crate::lease::LeaseError;
 use crate::mvcc::{MvccError, RequestError as CheckError};
+use crate::queue::QueueError;
 use crate::raft::node::{RaftError, Status};
 use crate::state::{Outcome, View};
 use crate::telemetry::trace::SpanContext;
@@ -64,6 +65,13 @@ pub enum RequestError {
     RangeStreamUnsupported(&'static str),
     #[error("unknown health service")]
     UnknownHealthService,
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    #[error("the caller's deadline has passed")]
+    DeadlineExceeded,
+    /// Of Lock and Election, whose callers get every error without its code.
+    #[error(transparent)]
+    Uncoded(Box<RequestError>),
 }
 
 /// A value that one actor writes and anybody reads, without waiting for either.

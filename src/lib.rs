@@ -13,6 +13,7 @@ pub mod member;
 pub mod membership;
 pub mod mvcc;
 pub mod process;
+pub mod queue;
 pub mod raft;
 pub mod recovery;
 pub mod snapshot;

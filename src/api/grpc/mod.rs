@@ -8,6 +8,7 @@
 
 mod auth;
 mod cluster;
+mod deadline;
 mod election;
 mod health;
 mod kv;
@@ -15,7 +16,10 @@ mod lease;
 mod lock;
 mod long_call;
 mod maintenance;
+mod observe;
+mod own_watch;
 mod range_stream;
+mod session;
 mod span;
 mod watch;
 
@@ -125,7 +129,7 @@ impl Edge {
             Err(error) => Err(error),
         };
         let took = self.clock.now().saturating_sub(started);
-        if took > self.settings.slow_request && rpc.streaming() == Kind::Unary {
+        if took > self.settings.slow_request && rpc.streaming() == Kind::Unary && !waits_for_others(rpc) {
             slog::warn!(self.log, "request stats"; "method" => rpc.path(), "took" => ?took, "failed" => answer.is_err());
         }
         match answer {
@@ -170,6 +174,11 @@ impl Edge {
 /// The state machine answers each kind of request with its own kind of outcome; anything else is a bug of ours.
 fn mismatch(asked: &str, got: &Outcome) -> ! {
     panic!("a {asked} was answered with {got:?}")
+}
+
+/// What takes long by its nature: until another client lets go.
+fn waits_for_others(rpc: Rpc) -> bool {
+    matches!(rpc, Rpc::Lock | Rpc::ElectionCampaign)
 }
 
 /// The client's API version, a label of one metric.
