@@ -20,11 +20,13 @@ mod harness;
 
 mod differential;
 mod durability;
+mod elections;
 mod etcdctl;
 mod fsync;
 mod http;
 mod kv;
 mod lease;
+mod locks;
 mod members;
 mod process;
 mod restart;

@@ -1,6 +1,7 @@
 //! Debian's etcdctl, asked about one server.
 
 use super::server::Server;
+use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -135,6 +136,11 @@ impl Running {
     pub fn say(&mut self, line: &str) {
         let stdin = self.child.stdin.as_mut().expect("piped");
         writeln!(stdin, "{line}").expect("it reads");
+    }
+
+    /// As Ctrl-C would.
+    pub fn interrupt(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::INT).expect("a running child can be signalled");
     }
 
     /// Its exit code, when it ends by itself.
