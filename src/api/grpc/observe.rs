@@ -19,6 +19,7 @@ use crate::watch::{Delivery, Filters};
 use castd_proto::Rpc;
 use castd_proto::v3electionpb::{LeaderRequest, LeaderResponse};
 use futures_util::stream::{self, BoxStream, StreamExt};
+use prost::Message;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use tonic::{Request, Response, Status};
@@ -31,7 +32,7 @@ pub fn open(
 ) -> Result<Response<BoxStream<'static, Result<LeaderResponse, Status>>>, Status> {
     let (metadata, _, request) = request.into_parts();
     let call = LongCall::begin(edge, Rpc::ElectionObserve, &metadata)?;
-    call.received();
+    call.received(request.encoded_len());
     let caller = Caller::new(edge, &call.admitted);
     let following = Following::new(Queue::new(&request.name));
     let observer = Observer { caller, following, watch: None, news: VecDeque::new() };
@@ -47,8 +48,10 @@ async fn next((mut call, mut observer): Parts) -> Option<(Result<LeaderResponse,
         status = poll_fn(|context| call.poll_end(context)) => Err(status),
         news = observer.next() => match news {
             Ok(news) => {
-                call.sent();
-                Ok(LeaderResponse { header: Some(observer.caller.header(news.revision)), kv: Some(news.kv) })
+                let header = observer.caller.header(news.revision);
+                let answer = LeaderResponse { header: Some(header), kv: Some(news.kv) };
+                call.sent(answer.encoded_len());
+                Ok(answer)
             }
             Err(RequestError::Stopped) => Err(call.fail(RequestError::Stopped)),
             // Whatever it was, this is all that etcd's clients hear of it.

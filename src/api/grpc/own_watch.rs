@@ -6,9 +6,11 @@
 //! It says what happened, not what it means: who has missed something to compaction has to look at a view again.
 
 use crate::actors::watch_hub::{OpenStream, OpenWatch, OpenedStream, StreamDrained, WatchHub};
+use crate::api::grpc::Edge;
 use crate::api::permit::Permit;
-use crate::cast::{Cast, RequestError};
+use crate::cast::RequestError;
 use crate::ids::Revision;
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::SpanContext;
 use crate::watch::{CREDIT_BYTES, Delivery, Filters, NewWatch, Reply, ReplyBody, Selector};
 use actix::Addr;
@@ -21,6 +23,7 @@ pub struct OwnWatch {
     replies: mpsc::UnboundedReceiver<Reply>,
     /// Taken, and not yet told to the hub.
     unreported_bytes: usize,
+    metrics: Metrics,
 }
 
 pub enum Happened {
@@ -36,14 +39,14 @@ pub enum Happened {
 impl OwnWatch {
     /// Watches each of `selectors` from the revision `from` on.
     pub async fn open(
-        cast: &Cast,
+        edge: &Edge,
         permit: &Permit,
         span: SpanContext,
         selectors: impl IntoIterator<Item = Selector>,
         from: Revision,
         filters: Filters,
     ) -> Result<Self, RequestError> {
-        let hub = cast.watch_hub(permit).clone();
+        let hub = edge.cast.watch_hub(permit).clone();
         let (sender, replies) = mpsc::unbounded_channel();
         let opening = hub.send(OpenStream { replies: sender, span: span.clone() });
         let stream = opening.await.map_err(|_| RequestError::Stopped)?;
@@ -59,7 +62,7 @@ impl OwnWatch {
             };
             hub.do_send(OpenWatch { stream: stream.id, watch, span: span.clone() });
         }
-        Ok(Self { hub, stream, replies, unreported_bytes: 0 })
+        Ok(Self { hub, stream, replies, unreported_bytes: 0, metrics: edge.metrics.clone() })
     }
 
     /// Waits for the next thing to happen.
@@ -69,6 +72,9 @@ impl OwnWatch {
             self.give_credit(reply.charged_bytes());
             match reply.body {
                 ReplyBody::Events { delivery, .. } => {
+                    let events = delivery.events().len();
+                    self.metrics.watch.pending_events.sub(events as i64);
+                    self.metrics.watch.events.inc_by(events as u64);
                     return Ok(Happened::Events { delivery, revision: reply.revision });
                 }
                 ReplyBody::Compacted { .. } => return Ok(Happened::Compacted),
@@ -84,6 +90,15 @@ impl OwnWatch {
         if self.unreported_bytes >= CREDIT_BYTES {
             let bytes = std::mem::take(&mut self.unreported_bytes);
             self.hub.do_send(StreamDrained { stream: self.stream.id, bytes });
+        }
+    }
+}
+
+impl Drop for OwnWatch {
+    fn drop(&mut self) {
+        self.replies.close();
+        while let Ok(reply) = self.replies.try_recv() {
+            self.metrics.watch.pending_events.sub(reply.events() as i64);
         }
     }
 }

@@ -105,7 +105,7 @@ impl Caller {
         from: Revision,
         filters: Filters,
     ) -> Result<OwnWatch, RequestError> {
-        OwnWatch::open(&self.edge.cast, &self.permit, self.span.clone(), selectors, from, filters).await
+        OwnWatch::open(&self.edge, &self.permit, self.span.clone(), selectors, from, filters).await
     }
 
     /// In the background, and without anybody to tell how it went.
