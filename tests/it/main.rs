@@ -21,11 +21,13 @@ mod harness;
 
 mod differential;
 mod durability;
+mod elections;
 mod etcdctl;
 mod fsync;
 mod http;
 mod kv;
 mod lease;
+mod locks;
 mod maintenance;
 mod members;
 mod process;
