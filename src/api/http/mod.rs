@@ -6,7 +6,7 @@
 //!   metrics.rs   /metrics; with health.rs also the application of --listen-metrics-urls
 //!   health.rs    /health, /livez, /readyz
 //!   version.rs   /version
-//!   gateway.rs   /v3/…: the JSON gateway
+//!   gateway/     /v3/…: the JSON gateway
 //!   access.rs    CORS, OPTIONS, --host-whitelist
 //! ```
 //! What they need to know of the member stands in [`HttpBackend`]; they reach no actor by themselves.
@@ -25,6 +25,7 @@ pub mod version;
 
 pub use access::Access;
 pub use client::{ClientHttp, client_app, metrics_app};
+pub use gateway::Gateway;
 pub use health::Consistency;
 pub use peer::{PeerHttp, PeerHttpBackend, PeerMember, peer_app};
 pub use version::VersionInfo;
