@@ -131,12 +131,8 @@ impl Member {
             let gateway = config.enable_grpc_gateway.then(|| Gateway::new(routes.clone(), edge.receive_bytes_max()));
             let client_app =
                 client_app(ClientHttp { backend: http.clone(), access, read_timeout, gateway, log: log.clone() });
-            let client_port = EdgeServer::start(
-                listen_settings("client", config, client_sockets),
-                routes,
-                client_app,
-                log.clone(),
-            );
+            let client_port =
+                EdgeServer::start(listen_settings("client", config, client_sockets), routes, client_app, log.clone());
             let client_port = client_port.await?;
             let peer_app = peer_app(PeerHttp { backend: http });
             let peer_port = EdgeServer::start(

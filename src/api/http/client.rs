@@ -1,7 +1,7 @@
 //! The HTTP of the client port, and that of `--listen-metrics-urls`, which is a part of it.
 
-use super::health::{self, Health};
 use super::gateway::{self, Gateway};
+use super::health::{self, Health};
 use super::{Access, HttpApp, HttpBackend, metrics, not_found, version};
 use actix_web::dev::ServiceRequest;
 use actix_web::middleware::{Next, from_fn};

@@ -26,12 +26,7 @@ pub(super) type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infa
 
 /// A service for requests with bodies of type `B`, as tonic generates it.
 pub trait Serves<B>:
-    Service<
-        Request<B>,
-        Response = Response<Body>,
-        Error = Infallible,
-        Future = BoxFuture<Response<Body>, Infallible>,
-    >
+    Service<Request<B>, Response = Response<Body>, Error = Infallible, Future = BoxFuture<Response<Body>, Infallible>>
 {
 }
 
@@ -81,11 +76,7 @@ impl Routes {
         self.dispatch(request, |service, request| service.answer(request))
     }
 
-    fn dispatch<B>(
-        &self,
-        request: Request<B>,
-        answer: impl FnOnce(&dyn GrpcService, Request<B>) -> Answer,
-    ) -> Answer {
+    fn dispatch<B>(&self, request: Request<B>, answer: impl FnOnce(&dyn GrpcService, Request<B>) -> Answer) -> Answer {
         let path = request.uri().path();
         let Some((name, _)) = path.strip_prefix('/').and_then(|path| path.rsplit_once('/')) else {
             return refuse(format!("malformed method name: {path:?}"));
@@ -126,9 +117,7 @@ fn in_grpc_gos_words(response: Response<Body>) -> Response<Body> {
         Some((found, rest.strip_suffix(TOO_LARGE_END)?))
     });
     match numbers {
-        Some((found, limit)) => {
-            received_too_large(found, limit).into_http()
-        }
+        Some((found, limit)) => received_too_large(found, limit).into_http(),
         None => response,
     }
 }

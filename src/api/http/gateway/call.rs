@@ -135,19 +135,23 @@ impl Body {
             match self.chunks.recv().await {
                 Some(Ok(chunk)) => self.objects.push(&chunk).map_err(|error| self.refusal(error))?,
                 Some(Err(broken)) => return Err(Status::cancelled(broken.to_string())),
-                None => return self.objects.end().map(|()| None).map_err(|error| self.refusal(error)),
+                // What has begun and not ended is handed out, too: the codec says best what is wrong with it.
+                None => return Ok(self.objects.rest()),
             }
         }
     }
 
     fn refusal(&self, error: ObjectError) -> Status {
         match error {
-            ObjectError::NotAnObject(_) | ObjectError::Incomplete => Status::invalid_argument(error.to_string()),
+            ObjectError::NotAnObject(_) => Status::invalid_argument(error.to_string()),
             ObjectError::TooLarge { .. } => received_too_large(self.objects.held_bytes(), self.message_bytes_max),
             ObjectError::Exhausted => Status::resource_exhausted(error.to_string()),
         }
     }
 }
+
+/// Metadata of the answer, its first message, and what follows.
+type Opened = (Vec<(String, String)>, Option<Bytes>, Streaming<Bytes>);
 
 struct Call {
     gateway: Gateway,
@@ -175,8 +179,17 @@ impl Call {
             let _ = reply.send(answer);
             return;
         }
+        let (broken, malformed) = oneshot::channel();
+        let malformed = async {
+            match malformed.await {
+                Ok(status) => status,
+                Err(_) => std::future::pending().await,
+            }
+        };
+        let mut malformed = std::pin::pin!(malformed);
         let opened = tokio::select! {
-            opened = self.open(body) => opened,
+            opened = self.open(body, broken) => opened,
+            status = &mut malformed => Err(status),
             () = &mut expired => Err(too_late()),
         };
         let (metadata, first, mut messages) = match opened {
@@ -194,45 +207,55 @@ impl Call {
         let mut next = Ok(first);
         loop {
             let line = match next {
-                Ok(Some(message)) => self.line(message).await.map_err(|status| error_line(&status)),
                 Ok(None) => return,
-                Err(status) => Err(error_line(&status)),
+                Ok(Some(message)) => self.line(message).await,
+                Err(status) => Err(status),
             };
-            let is_last = line.is_err();
-            let line = line.unwrap_or_else(|error| error);
-            let sent = tokio::select! {
-                sent = lines.send(line) => sent.is_ok(),
-                // Too late to be told: the client does not read.
-                () = &mut expired => false,
+            let line = match line {
+                Ok(line) => line,
+                Err(status) => {
+                    drop(messages);
+                    let _ = lines.send(error_line(&status)).await;
+                    return;
+                }
             };
-            if !sent || is_last {
-                return;
-            }
             next = tokio::select! {
-                message = messages.message() => message,
+                sent = lines.send(line) => match sent {
+                    Ok(()) => Ok(None),
+                    // Nobody reads any more.
+                    Err(_) => return,
+                },
                 () = &mut expired => Err(too_late()),
             };
+            if next.is_ok() {
+                next = tokio::select! {
+                    message = messages.message() => message,
+                    status = &mut malformed => Err(status),
+                    () = &mut expired => Err(too_late()),
+                };
+            }
         }
     }
 
     async fn unary(&self, body: Body) -> Result<Answer, Status> {
         let message = self.only_message(body).await?;
         let mut client = self.client();
-        let (metadata, message, _) = client.unary(self.request(Ok(message)), self.path(), Messages).await?.into_parts();
+        let (metadata, message, _) = client.unary(self.request(message), self.path(), Messages).await?.into_parts();
         let json = self.to_json(b"", message, b"").await?;
         Ok(Answer { status: 200, metadata: to_text(&metadata), challenge: None, body: AnswerBody::Whole(json) })
     }
 
     /// Opens the stream and waits for the first message, since an error before that has an HTTP status of its own.
-    async fn open(&self, body: Body) -> Result<(Vec<(String, String)>, Option<Bytes>, Streaming<Bytes>), Status> {
+    /// `broken` hears of an object in the middle of a stream of them that is none.
+    async fn open(&self, body: Body, broken: oneshot::Sender<Status>) -> Result<Opened, Status> {
         let mut client = self.client();
         let answer = match self.rpc.streaming() {
             Kind::Unary | Kind::ServerStream => {
                 let message = self.only_message(body).await?;
-                client.server_streaming(self.request(Ok(message)), self.path(), Messages).await?
+                client.server_streaming(self.request(message), self.path(), Messages).await?
             }
             Kind::BidiStream => {
-                client.streaming(self.request(messages(body, self.rpc)), self.path(), Messages).await?
+                client.streaming(self.request(messages(body, self.rpc, broken)), self.path(), Messages).await?
             }
         };
         let (metadata, mut messages, _) = answer.into_parts();
@@ -280,17 +303,21 @@ impl Call {
     }
 }
 
-/// The messages of a stream of objects. An error is the last: the service is told, and ends the call with it.
-fn messages(body: Body, rpc: Rpc) -> impl Stream<Item = Result<Bytes, Status>> + Send {
-    stream::unfold(Some(body), move |body| async move {
-        let mut body = body?;
-        let object = match body.next().await {
-            Ok(object) => object?,
-            Err(status) => return Some((Err(status), None)),
+/// The messages of a stream of objects. It ends at one that is malformed, of which `broken` is told.
+fn messages(body: Body, rpc: Rpc, broken: oneshot::Sender<Status>) -> impl Stream<Item = Bytes> + Send {
+    stream::unfold((body, broken), move |(mut body, broken)| async move {
+        let message = match body.next().await {
+            Ok(None) => return None,
+            Ok(Some(object)) => to_message(rpc, object).await,
+            Err(status) => Err(status),
         };
-        match to_message(rpc, object).await {
-            Ok(message) => Some((Ok(message), Some(body))),
-            Err(status) => Some((Err(status), None)),
+        match message {
+            Ok(message) => Some((message, (body, broken))),
+            Err(status) => {
+                // The call may have ended for another reason.
+                let _ = broken.send(status);
+                None
+            }
         }
     })
 }
@@ -331,7 +358,7 @@ fn to_text(metadata: &MetadataMap) -> Vec<(String, String)> {
 struct Messages;
 
 impl Codec for Messages {
-    type Encode = Result<Bytes, Status>;
+    type Encode = Bytes;
     type Decode = Bytes;
     type Encoder = Messages;
     type Decoder = Messages;
@@ -346,11 +373,11 @@ impl Codec for Messages {
 }
 
 impl Encoder for Messages {
-    type Item = Result<Bytes, Status>;
+    type Item = Bytes;
     type Error = Status;
 
-    fn encode(&mut self, message: Self::Item, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put(message?);
+    fn encode(&mut self, message: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put(message);
         Ok(())
     }
 }

@@ -257,9 +257,9 @@ impl Visitor<'_> for IntegerSeed<'_> {
         self.checked(value.into())
     }
 
-    /// `2e3`, `2.0`; and integers of more than 64 bits, which are none of ours.
+    /// `2e3`, `2.0`; and integers of more than 64 bits, which come rounded and are none of ours.
     fn visit_f64<E: Error>(self, value: f64) -> Result<u64, E> {
-        if value.fract() == 0.0 && value.abs() < 2f64.powi(64) {
+        if value.fract() == 0.0 && value.abs() <= 2f64.powi(53) {
             self.checked(value as i128)
         } else {
             Err(E::custom(format_args!("{value} is not an integer in the range of {:?}", self.field.name)))

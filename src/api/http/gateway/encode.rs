@@ -137,13 +137,7 @@ impl<'m> Encoder<'m, '_> {
         Ok(())
     }
 
-    fn value(
-        &mut self,
-        shape: &MessageShape,
-        field: &Field,
-        wire: Wire<'m>,
-        depth: usize,
-    ) -> Result<(), EncodeError> {
+    fn value(&mut self, shape: &MessageShape, field: &Field, wire: Wire<'m>, depth: usize) -> Result<(), EncodeError> {
         let out = &mut *self.out;
         // Writing to memory does not fail.
         let _ = match (field.kind, wire) {
@@ -157,10 +151,8 @@ impl<'m> Encoder<'m, '_> {
                 None => write!(out, "{}", value as i32),
             },
             (Kind::String, Wire::Bytes(bytes)) => {
-                let text = std::str::from_utf8(bytes).map_err(|_| EncodeError::NotText {
-                    message: shape.name.clone(),
-                    field: field.name.clone(),
-                })?;
+                let text = std::str::from_utf8(bytes)
+                    .map_err(|_| EncodeError::NotText { message: shape.name.clone(), field: field.name.clone() })?;
                 serde_json::to_writer(out, text).map_err(std::io::Error::from)
             }
             (Kind::Bytes, Wire::Bytes(bytes)) => {

@@ -12,6 +12,8 @@
 //! It neither checks nor counts anything: the services do, as for any client.
 
 mod call;
+#[cfg(test)]
+mod codec_tests;
 mod decode;
 mod encode;
 mod headers;

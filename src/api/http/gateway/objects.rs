@@ -31,8 +31,6 @@ impl Budget {
 pub enum ObjectError {
     #[error("a JSON object is expected, not {0:?}")]
     NotAnObject(char),
-    #[error("unexpected EOF: the JSON object is not complete")]
-    Incomplete,
     #[error("an object of more than {limit} bytes of JSON")]
     TooLarge { limit: usize },
     #[error("the gateway holds too many unfinished requests; try again")]
@@ -130,12 +128,12 @@ impl Objects {
         self.buffer.len()
     }
 
-    /// To be asked when the body has ended.
-    ///
-    /// # Errors
-    /// When an object has begun and not ended.
-    pub fn end(&self) -> Result<(), ObjectError> {
-        if self.open == 0 { Ok(()) } else { Err(ObjectError::Incomplete) }
+    /// When the body has ended: an object that has not, if there is one.
+    pub fn rest(&mut self) -> Option<Bytes> {
+        (self.open > 0).then(|| {
+            self.open = 0;
+            self.buffer.split().freeze()
+        })
     }
 
     fn checked(&self, bytes: usize) -> Result<(), ObjectError> {
@@ -162,7 +160,7 @@ mod tests {
                 found.push(String::from_utf8(object.to_vec()).unwrap());
             }
         }
-        objects.end()?;
+        found.extend(objects.rest().map(|rest| format!("rest: {}", rest.escape_ascii())));
         Ok(found)
     }
 
@@ -178,8 +176,13 @@ mod tests {
     fn what_is_no_object_is_named() {
         assert_eq!(split(" []", 1), Err(ObjectError::NotAnObject('[')));
         assert_eq!(split("{} null", 2), Err(ObjectError::NotAnObject('n')));
-        assert_eq!(split("{\"a\":", 2), Err(ObjectError::Incomplete));
         assert_eq!(split("  ", 1), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn an_object_that_does_not_end_is_the_rest() {
+        assert_eq!(split("{}{[", 2), Ok(vec!["{}".to_owned(), "rest: {[".to_owned()]));
+        assert_eq!(split("{}", 2), Ok(vec!["{}".to_owned()]));
     }
 
     #[test]

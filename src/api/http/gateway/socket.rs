@@ -26,10 +26,8 @@ pub fn serve(
     if bearer_protocol(request.headers()).is_some() {
         response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("Bearer"));
     }
-    let messages = messages
-        .max_frame_size(frame_bytes_max)
-        .aggregate_continuations()
-        .max_continuation_size(frame_bytes_max);
+    let messages =
+        messages.max_frame_size(frame_bytes_max).aggregate_continuations().max_continuation_size(frame_bytes_max);
     let (chunks, running) = begin();
     actix_web::rt::spawn(async move {
         // Side by side: a call that waits for its client to read must not keep it from being heard.
