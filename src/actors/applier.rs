@@ -12,14 +12,16 @@
 //! whoever got a reply finds the write in the view. Physical deletion after a compaction also runs here, a small piece
 //! with each tick, because the backend has one writer.
 
+mod stopwatch;
+
+use self::stopwatch::Stopwatch;
 use crate::actors::Tick;
 use crate::actors::lease_keeper::LeasesChanged;
 use crate::actors::raft_node::{self, ConfChangeApplied};
-use crate::actors::snapshotter::{BackendDurable, CompactionFinished};
+use crate::actors::snapshotter::{BackendDurable, CompactionFinished, CompactionScheduled};
 use crate::actors::watch_hub::StoreChanged;
 use crate::cast::{Published, Reply, RequestError};
 use crate::ids::LogIndex;
-use crate::mvcc::EventKind;
 use crate::process;
 use crate::state::{Applied, Machine, Outcome, View};
 use crate::telemetry::clock::Clock;
@@ -67,6 +69,7 @@ pub struct Links {
     pub store_changed: Recipient<StoreChanged>,
     pub leases_changed: Recipient<LeasesChanged>,
     pub backend_durable: Recipient<BackendDurable>,
+    pub compaction_scheduled: Recipient<CompactionScheduled>,
     pub compaction_finished: Recipient<CompactionFinished>,
 }
 
@@ -111,14 +114,16 @@ impl Applier {
     }
 
     fn apply(&mut self, slice: EntriesCommitted) {
-        let started = self.clock.now();
+        let slow = self.settings.slow_apply;
+        let mut stopwatch = Stopwatch::start(&slice.entries, slow, self.clock, &self.metrics, &self.log);
         let mut spans = SlicedSpans::start(&slice.waiters);
-        let applied = match self.machine.apply(&slice.entries) {
+        let applied = match self.machine.apply_observed(&slice.entries, &mut stopwatch) {
             Ok(applied) => applied,
             Err(error) => process::fatal(&self.log, &format!("a committed entry could not be applied: {error}")),
         };
         self.published.store(self.machine.view());
         let ended = self.clock.now();
+        stopwatch.stop(ended);
 
         spans.end(&applied.outcomes);
         self.count(&applied);
@@ -131,6 +136,9 @@ impl Applier {
                 view,
                 spans: spans.of_store,
             });
+        }
+        for compacted in applied.compactions {
+            self.links.compaction_scheduled.do_send(CompactionScheduled { compacted });
         }
         if !applied.leases.is_empty() {
             self.links.leases_changed.do_send(LeasesChanged {
@@ -152,27 +160,15 @@ impl Applier {
                 waiter.reply.send(outcome);
             }
         }
-        let took = ended.saturating_sub(started);
-        if took > self.settings.slow_apply {
-            self.metrics.server.slow_apply.inc();
-            slog::warn!(self.log, "apply request took too long";
-                "took" => ?took, "expected-duration" => ?self.settings.slow_apply, "entries" => slice.entries.len());
-        }
     }
 
     fn count(&self, applied: &Applied) {
-        let mvcc = &self.metrics.mvcc;
-        for event in applied.changes.iter().flat_map(|changes| &changes.events) {
-            match event.kind {
-                EventKind::Put => {
-                    mvcc.put.inc();
-                    mvcc.total_put_size.add((event.kv.key.len() + event.kv.value.len()) as i64);
-                }
-                EventKind::Delete => mvcc.delete.inc(),
-            }
-        }
-        let txns = applied.outcomes.iter().filter(|outcome| matches!(outcome, Ok(Outcome::Txn(_)))).count();
-        mvcc.txn.inc_by(txns as u64);
+        let (mvcc, counts) = (&self.metrics.mvcc, applied.counts);
+        mvcc.put.inc_by(counts.puts);
+        mvcc.total_put_size.add(counts.put_bytes as i64);
+        mvcc.delete.inc_by(counts.deletes);
+        mvcc.range.inc_by(counts.ranges);
+        mvcc.txn.inc_by(counts.txns);
     }
 
     /// Deletes one piece of what compactions left, when there is something and it is time.
@@ -192,7 +188,7 @@ impl Applier {
                 self.metrics.mvcc.db_compaction_keys.inc_by(deleted.rows as u64);
                 if let Some(revision) = deleted.finished {
                     slog::info!(self.log, "finished scheduled compaction"; "compact-revision" => revision.0);
-                    self.links.compaction_finished.do_send(CompactionFinished { view: self.published.load() });
+                    self.links.compaction_finished.do_send(CompactionFinished);
                 }
             }
             Err(error) => process::fatal(&self.log, &format!("compacted revisions could not be deleted: {error}")),

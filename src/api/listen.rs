@@ -27,7 +27,7 @@ mod socket;
 mod tests;
 
 pub use hang_up::HangUp;
-pub use routes::Routes;
+pub use routes::{Routes, Within};
 pub use socket::{ListenError, bind};
 
 use crate::api::http::HttpApp;

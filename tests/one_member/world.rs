@@ -255,6 +255,7 @@ impl World {
                     ));
                 }
                 Effect::Send(messages) => assert!(messages.is_empty(), "a lone member has nobody to write to"),
+                Effect::ReadsLate { .. } => {}
                 Effect::InstallSnapshot { .. } => panic!("a lone member has nobody to get a snapshot from"),
             }
         }

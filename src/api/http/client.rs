@@ -2,7 +2,7 @@
 
 use super::gateway::{self, Gateway};
 use super::health::{self, Health};
-use super::{Access, HttpApp, HttpBackend, metrics, not_found, version};
+use super::{Access, HttpApp, HttpBackend, debug, metrics, not_found, version};
 use actix_web::dev::ServiceRequest;
 use actix_web::middleware::{Next, from_fn};
 use actix_web::web;
@@ -40,6 +40,7 @@ pub fn client_app(http: ClientHttp) -> HttpApp {
             .wrap(guard)
             .service(version::resource(Arc::new(move || backend.version())))
             .service(metrics::resource(http.backend.clone()))
+            .service(debug::resource(http.backend.clone()))
             .configure(|services| health::configure(services, &http.health()))
             .configure(|services| http.gateway.iter().for_each(|gateway| gateway::configure(services, gateway)))
             .default_service(web::to(not_found));

@@ -6,10 +6,12 @@
 //!
 //! Requests come from hyper, or from within: the JSON gateway calls the same services, with a body of its own making.
 
+use crate::api::call_notes;
 use crate::api::status::received_too_large;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -72,11 +74,21 @@ impl Routes {
         self
     }
 
-    pub(super) fn answer(&self, request: Request<Incoming>) -> Answer {
-        self.dispatch(request, |service, request| service.answer(request))
+    pub(super) fn answer(&self, request: Request<Incoming>, remote: SocketAddr) -> Answer {
+        self.dispatch(request, remote, |service, request| service.answer(request))
     }
 
-    fn dispatch<B>(&self, request: Request<B>, answer: impl FnOnce(&dyn GrpcService, Request<B>) -> Answer) -> Answer {
+    /// For calls from within this process, on behalf of a client at `remote`.
+    pub fn within(&self, remote: SocketAddr) -> Within {
+        Within { routes: self.clone(), remote }
+    }
+
+    fn dispatch<B>(
+        &self,
+        request: Request<B>,
+        remote: SocketAddr,
+        answer: impl FnOnce(&dyn GrpcService, Request<B>) -> Answer,
+    ) -> Answer {
         let path = request.uri().path();
         let Some((name, _)) = path.strip_prefix('/').and_then(|path| path.rsplit_once('/')) else {
             return refuse(format!("malformed method name: {path:?}"));
@@ -84,15 +96,21 @@ impl Routes {
         match self.services.iter().find(|(known, _)| *known == name) {
             Some((_, service)) => {
                 let answer = answer(service.as_ref(), request);
-                Box::pin(async move { answer.await.map(in_grpc_gos_words) })
+                Box::pin(call_notes::with_notes(remote, async move { answer.await.map(in_grpc_gos_words) }))
             }
             None => refuse(format!("unknown service {name}")),
         }
     }
 }
 
-/// Calls from within this process.
-impl Service<Request<Body>> for Routes {
+/// [`Routes`] for one client, as a service whose clients are in this process.
+#[derive(Clone)]
+pub struct Within {
+    routes: Routes,
+    remote: SocketAddr,
+}
+
+impl Service<Request<Body>> for Within {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Answer;
@@ -102,7 +120,7 @@ impl Service<Request<Body>> for Routes {
     }
 
     fn call(&mut self, request: Request<Body>) -> Answer {
-        self.dispatch(request, |service, request| service.answer_within(request))
+        self.routes.dispatch(request, self.remote, |service, request| service.answer_within(request))
     }
 }
 

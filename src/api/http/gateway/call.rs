@@ -13,12 +13,14 @@ use super::encode::{EncodeError, encode};
 use super::headers::Caller;
 use super::objects::{ObjectError, Objects};
 use super::schema::Schema;
+use crate::api::listen::Within;
 use crate::api::status::{http_status, received_too_large};
 use bytes::{Buf as _, BufMut as _, Bytes};
 use castd_proto::{Kind, Rpc};
 use futures_util::{Stream, stream};
 use http::uri::PathAndQuery;
 use serde::Serialize;
+use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
@@ -108,12 +110,12 @@ pub struct Running {
 }
 
 /// Begins the call; the sender takes its request's body.
-pub fn start(gateway: &Gateway, rpc: Rpc, caller: Caller) -> (mpsc::Sender<Chunk>, Running) {
+pub fn start(gateway: &Gateway, rpc: Rpc, caller: Caller, remote: SocketAddr) -> (mpsc::Sender<Chunk>, Running) {
     let (sender, chunks) = mpsc::channel(CHUNKS_MAX);
     let (reply, answer) = oneshot::channel();
     let objects = Objects::new(gateway.object_bytes_max(), gateway.budget.clone());
     let body = Body { chunks, objects, message_bytes_max: gateway.message_bytes_max };
-    let call = Call { gateway: gateway.clone(), rpc, metadata: caller.metadata };
+    let call = Call { gateway: gateway.clone(), rpc, metadata: caller.metadata, remote };
     let task = gateway.runtime.spawn(call.run(body, caller.timeout, reply));
     (sender, Running { answer, task: AbortOnDropHandle::new(task) })
 }
@@ -157,6 +159,7 @@ struct Call {
     gateway: Gateway,
     rpc: Rpc,
     metadata: MetadataMap,
+    remote: SocketAddr,
 }
 
 impl Call {
@@ -263,8 +266,8 @@ impl Call {
         Ok((to_text(&metadata), first, messages))
     }
 
-    fn client(&self) -> tonic::client::Grpc<crate::api::listen::Routes> {
-        tonic::client::Grpc::new(self.gateway.routes.clone()).max_decoding_message_size(usize::MAX)
+    fn client(&self) -> tonic::client::Grpc<Within> {
+        tonic::client::Grpc::new(self.gateway.routes.within(self.remote)).max_decoding_message_size(usize::MAX)
     }
 
     fn path(&self) -> PathAndQuery {

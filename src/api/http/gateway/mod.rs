@@ -35,6 +35,7 @@ use headers::Caller;
 use objects::Budget;
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -105,12 +106,14 @@ fn resource(prefix: &str, gateway: Gateway) -> Resource {
 
 async fn serve(gateway: &Gateway, request: &HttpRequest, payload: web::Payload) -> HttpResponse {
     let Some(rpc) = gateway.find(request.path()) else { return refuse(&GatewayError::UnknownPath.into(), None) };
+    // Both HTTP versions say it; only a test may not.
+    let remote = request.peer_addr().unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
     if wants_websocket(request.headers()) {
         let caller = match Caller::of_websocket(request.headers()) {
             Ok(caller) => caller,
             Err(status) => return refuse(&status, None),
         };
-        let opened = socket::serve(request, payload, gateway.object_bytes_max(), || call::start(gateway, rpc, caller));
+        let opened = socket::serve(request, payload, gateway.object_bytes_max(), || call::start(gateway, rpc, caller, remote));
         return opened.unwrap_or_else(|error| error.error_response());
     }
     if request.method() != Method::POST {
@@ -120,7 +123,7 @@ async fn serve(gateway: &Gateway, request: &HttpRequest, payload: web::Payload) 
         Ok(caller) => caller,
         Err(status) => return refuse(&status, Some(rpc)),
     };
-    let (chunks, mut running) = call::start(gateway, rpc, caller);
+    let (chunks, mut running) = call::start(gateway, rpc, caller, remote);
     actix_web::rt::spawn(pump(payload, chunks));
     let Ok(answer) = (&mut running.answer).await else {
         return refuse(&Status::internal("the call ended without an answer"), Some(rpc));

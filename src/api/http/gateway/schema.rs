@@ -124,6 +124,7 @@ impl Schema {
         &self.enums[place]
     }
 
+    #[cfg(test)]
     pub fn messages(&self) -> impl Iterator<Item = &MessageShape> {
         self.messages.iter()
     }
