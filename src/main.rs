@@ -51,6 +51,13 @@ fn run(config: &config::Config, notes: &[Note]) -> ExitCode {
             return exit_code(process::EXIT_FAILURE);
         }
     };
+    for (text, field, urls) in [
+        ("configuring peer listeners", "listen-peer-urls", &config.listen_peer_urls),
+        ("configuring client listeners", "listen-client-urls", &config.listen_client_urls),
+    ] {
+        let urls: Vec<String> = urls.iter().map(ToString::to_string).collect();
+        write_note(&log, &Note::new(Level::Info, text).with(field, urls));
+    }
     write_note(&log, &starting(config, has_data));
     let member = match Member::start_logged(config, &log) {
         Ok(member) => member,

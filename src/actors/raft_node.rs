@@ -14,7 +14,7 @@ use crate::actors::log_writer::AppendLog;
 use crate::actors::peer_links::Send;
 use crate::actors::snapshotter::LogCut;
 use crate::cast::{Published, Reply, RequestError};
-use crate::ids::{LeaseId, LogIndex, RequestId, Term};
+use crate::ids::{LeaseId, LogIndex, MemberId, RequestId, Term};
 use crate::lease::Grant;
 use crate::raft::node::{Effect, Node, Proposal, READ_RETRY, RaftError, Status};
 use crate::telemetry::clock::Clock;
@@ -58,6 +58,14 @@ pub struct ReadIndex {
 /// One client's read.
 pub struct Read {
     pub reply: oneshot::Sender<Result<(), RequestError>>,
+    pub span: SpanContext,
+}
+
+/// Command: another voter is to lead. There is no answer: the published status says who leads.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct TransferLeadership {
+    pub target: MemberId,
     pub span: SpanContext,
 }
 
@@ -327,11 +335,19 @@ impl RaftNode {
         if before.is_some_and(|before| before.term == status.term && before.leader == status.leader) {
             return;
         }
-        if before.and_then(|before| before.leader) != status.leader
-            && let Some(leader) = status.leader
-        {
-            slog::info!(self.log, "raft leader elected"; "leader" => %leader, "term" => status.term.0);
-            self.metrics.server.leader_changes_seen.inc();
+        let leader_before = before.and_then(|before| before.leader);
+        if leader_before != status.leader {
+            // In the words of etcd's raft, which people grep for.
+            let (id, term) = (self.node.id(), status.term.0);
+            match (leader_before, status.leader) {
+                (None, Some(leader)) => slog::info!(self.log, "raft.node: {id} elected leader {leader} at term {term}"),
+                (Some(before), Some(leader)) => {
+                    slog::info!(self.log, "raft.node: {id} changed leader from {before} to {leader} at term {term}");
+                }
+                (Some(before), None) => slog::info!(self.log, "raft.node: {id} lost leader {before} at term {term}"),
+                (None, None) => {}
+            }
+            self.metrics.server.leader_changes_seen.inc_by(u64::from(status.leader.is_some()));
         }
         self.metrics.server.has_leader.set(i64::from(status.leader.is_some()));
         self.metrics.server.is_leader.set(i64::from(status.is_leader));
@@ -414,6 +430,16 @@ impl Handler<ReadIndex> for RaftNode {
         let request = self.wait(Waiting::Reads(reads));
         self.node.read_index(now, request);
         self.batch(0, now, context);
+    }
+}
+
+impl Handler<TransferLeadership> for RaftNode {
+    type Result = ();
+
+    fn handle(&mut self, command: TransferLeadership, context: &mut Self::Context) {
+        let _span = command.span.child("RaftNode");
+        self.node.transfer_leader(command.target);
+        self.batch(0, self.clock.now(), context);
     }
 }
 

@@ -128,7 +128,7 @@ impl HttpBackend for MemberHttp {
         mvcc.compact_revision.set(view.mvcc.compact_revision().0);
         mvcc.db_size.set(i64::try_from(size.db_size).unwrap_or(i64::MAX));
         mvcc.db_size_in_use.set(i64::try_from(size.in_use).unwrap_or(i64::MAX));
-        mvcc.storage_allocated.set(i64::try_from(view.allocated_bytes()).unwrap_or(i64::MAX));
+        mvcc.storage_allocated.set(i64::try_from(view.engine_size().allocated_bytes).unwrap_or(i64::MAX));
         self.metrics.render()
     }
 }
@@ -140,6 +140,18 @@ impl PeerHttpBackend for MemberHttp {
 
     fn cluster_id(&self) -> ClusterId {
         self.cast.identity().cluster
+    }
+
+    fn downgrade_enabled(&self) -> BoxFuture<'static, Result<bool, String>> {
+        let cast = self.cast.clone();
+        Box::pin(async move {
+            let read = async {
+                let permit = authorize(&Caller::Anonymous, Rpc::MaintenanceDowngrade)?;
+                let view = cast.linearizable_view(&permit, SpanContext::default()).await?;
+                Ok::<bool, RequestError>(view.downgrade.is_some())
+            };
+            read.await.map_err(|error| Wire::from(&error).message)
+        })
     }
 
     fn members(&self) -> Vec<PeerMember> {

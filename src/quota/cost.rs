@@ -41,7 +41,8 @@ pub fn of(op: &Op) -> u64 {
         | Op::SpaceShortage(_)
         | Op::SpaceRegained(_)
         | Op::MemberAttributes(_)
-        | Op::ClusterVersion(_) => 0,
+        | Op::ClusterVersion(_)
+        | Op::Downgrade(_) => 0,
     }
 }
 

@@ -249,6 +249,10 @@ impl Node {
         }
     }
 
+    pub fn id(&self) -> MemberId {
+        self.settings.id
+    }
+
     /// How long a request may wait.
     pub fn request_timeout(&self) -> Duration {
         self.settings.request_timeout
@@ -267,6 +271,14 @@ impl Node {
     pub fn read_index(&mut self, now: Duration, request: RequestId) {
         let deadline = now + self.settings.request_timeout;
         self.reads_new.push(WaitingRead { request, deadline });
+    }
+
+    /// `target` is to lead. Nothing comes of it unless this member leads and `target` is another voter; and when `target` does
+    /// not take over within an election time-out, this member leads on. Proposals wait meanwhile.
+    pub fn transfer_leader(&mut self, target: MemberId) {
+        if self.is_leader() {
+            self.raft.transfer_leader(target.0);
+        }
     }
 
     /// A message from a peer. What does not make sense is dropped: raft repeats what matters.
@@ -384,7 +396,8 @@ impl Node {
     }
 
     fn propose_queued(&mut self, effects: &mut Vec<Effect>) {
-        if self.queue.is_empty() || !self.is_leader() {
+        // While leadership moves away raft would refuse them.
+        if self.queue.is_empty() || !self.is_leader() || self.raft.raft.lead_transferee.is_some() {
             return;
         }
         let mut entries = Vec::with_capacity(self.queue.len());

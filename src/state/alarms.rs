@@ -147,7 +147,8 @@ impl Alarms {
             | Op::SpaceShortage(_)
             | Op::SpaceRegained(_)
             | Op::MemberAttributes(_)
-            | Op::ClusterVersion(_) => false,
+            | Op::ClusterVersion(_)
+            | Op::Downgrade(_) => false,
         };
         if changes_data && self.any(AlarmType::Corrupt) {
             return Some(Fence::Corrupt);
@@ -277,6 +278,7 @@ mod tests {
             Op::SpaceRegained(SpaceRegained::default()),
             Op::MemberAttributes(MemberAttributes::default()),
             Op::ClusterVersion(ClusterVersion::default()),
+            Op::Downgrade(pb::DowngradeInfo::default()),
         ];
         let mut alarms = Alarms::default();
         assert!(ops.iter().all(|op| alarms.fence(op).is_none()));

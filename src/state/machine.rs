@@ -9,8 +9,9 @@
 use crate::cast::RequestError;
 use crate::ids::{LeaseId, LogIndex, MemberId, Revision, Term};
 use crate::lease::{Grant, LeaseTable, LeaseTableError};
+use crate::membership::downgrade::{self, Release};
 use crate::membership::members::Members;
-use crate::mvcc::{Changes, MvccError, OpCounts, Slice, Store, StoreError};
+use crate::mvcc::{Changes, Compacted, MvccError, OpCounts, Slice, Store, StoreError};
 use crate::quota::{self, Quota, Shortage, cost};
 use crate::state::alarms::{Alarm, Alarms, Fence, Raised};
 use crate::state::rows::{self, AppliedPosition};
@@ -64,6 +65,8 @@ pub struct Applied {
     pub changes: Vec<Changes>,
     /// The store was compacted up to here.
     pub compacted: Option<Revision>,
+    /// Each compaction, with the store as it was before.
+    pub compactions: Vec<Compacted>,
     pub leases: Vec<LeaseChange>,
     pub alarms: Vec<AlarmChange>,
     /// Entries that were carried out and went beyond this member's own quota, by place in the slice. Other members have
@@ -102,6 +105,7 @@ pub struct Machine {
     members: Arc<Members>,
     conf_state: ConfState,
     cluster_version: Option<String>,
+    downgrade: Option<String>,
     applied: AppliedPosition,
     backend: Arc<dyn Backend>,
     /// This member's, for [`Applied::over_quota`] and nothing else.
@@ -122,6 +126,7 @@ impl Machine {
             members: Arc::new(rows::read_members(backend.as_ref())?),
             conf_state: rows::read_conf_state(backend.as_ref())?,
             cluster_version: rows::read_cluster_version(backend.as_ref())?,
+            downgrade: rows::read_downgrade(backend.as_ref())?,
             applied: AppliedPosition::read(backend.as_ref())?,
             store,
             backend,
@@ -139,6 +144,7 @@ impl Machine {
             members: Arc::clone(&self.members),
             conf_state: self.conf_state.clone(),
             cluster_version: self.cluster_version.clone(),
+            downgrade: self.downgrade.clone(),
             backend: Arc::clone(&self.backend),
         }
     }
@@ -210,6 +216,7 @@ impl Machine {
                         quota: self.quota,
                         members: &mut self.members,
                         cluster_version: &mut self.cluster_version,
+                        downgrade: &mut self.downgrade,
                         applied: &mut applied,
                     };
                     step.carry_out(request)?
@@ -266,6 +273,7 @@ fn kind_of(op: &Op) -> Option<RequestKind> {
         Op::MemberAttributes(_) => RequestKind::ClusterMemberAttrSet,
         Op::ClusterVersion(_) => RequestKind::ClusterVersionSet,
         Op::Alarm(_) | Op::SpaceShortage(_) | Op::SpaceRegained(_) => RequestKind::Alarm,
+        Op::Downgrade(_) => RequestKind::DowngradeInfoSet,
     })
 }
 
@@ -278,6 +286,7 @@ struct Step<'a, 's> {
     quota: Quota,
     members: &'a mut Arc<Members>,
     cluster_version: &'a mut Option<String>,
+    downgrade: &'a mut Option<String>,
     applied: &'a mut Applied,
 }
 
@@ -352,6 +361,7 @@ impl Step<'_, '_> {
                 }
                 Ok(Outcome::Done)
             }
+            Op::Downgrade(asked) => return Ok(self.downgrade(&asked)),
         };
         match outcome {
             Ok(outcome) => Ok(Ok(outcome)),
@@ -362,6 +372,7 @@ impl Step<'_, '_> {
 
     fn compact(&mut self, compact: &pb::CompactionRequest) -> Result<Outcome, MvccError> {
         let place = self.applied.outcomes.len();
+        let view = self.slice.view();
         let compacted = self.slice.compact(Revision(compact.revision));
         if compact.physical {
             // Also after Compacted: whoever asks for the physical part waits for the earlier ones.
@@ -369,6 +380,7 @@ impl Step<'_, '_> {
         }
         let answer = compacted?;
         self.applied.compacted = Some(Revision(compact.revision));
+        self.applied.compactions.push(Compacted { revision: Revision(compact.revision), view });
         Ok(Outcome::Compact(answer))
     }
 
@@ -421,6 +433,20 @@ impl Step<'_, '_> {
             self.applied.alarms.push(AlarmChange::Cleared { alarm });
         }
         was_on
+    }
+
+    /// Looked at again here: of two that were begun at once, one is.
+    fn downgrade(&mut self, asked: &pb::DowngradeInfo) -> Result<Outcome, RequestError> {
+        let target = if asked.enabled {
+            let target = Release::parse(&asked.target_version)?;
+            downgrade::check(self.cluster_version.as_deref(), self.downgrade.as_deref(), target)?;
+            Some(target.to_string())
+        } else {
+            None
+        };
+        rows::put_downgrade(self.slice.batch(), target.as_deref());
+        *self.downgrade = target;
+        Ok(Outcome::Done)
     }
 
     fn header(&self) -> pb::ResponseHeader {

@@ -9,6 +9,7 @@
 //! Deterministic: the same entries give the same state and the same outcomes on every member.
 
 pub mod alarms;
+mod hash;
 mod machine;
 pub mod portable;
 mod rows;
@@ -17,6 +18,7 @@ mod tests;
 mod view;
 
 pub use alarms::{Alarm, Alarms, Raised};
+pub use hash::hash;
 pub use machine::{AlarmChange, Applied, Deleted, LeaseChange, Machine, Observer, StateError};
 pub use rows::AppliedPosition;
 pub use view::{Size, View};

@@ -23,6 +23,8 @@ pub struct View {
     pub conf_state: ConfState,
     /// `None` until the first leader has set one.
     pub cluster_version: Option<String>,
+    /// The release that the cluster is on its way back to.
+    pub downgrade: Option<String>,
     pub(super) backend: Arc<dyn Backend>,
 }
 
@@ -43,8 +45,8 @@ impl View {
     }
 
     /// What the engine takes for them; zero if it cannot tell at the moment.
-    pub fn allocated_bytes(&self) -> u64 {
-        self.backend.size().unwrap_or_default().allocated_bytes
+    pub fn engine_size(&self) -> castd_backend_api::Size {
+        self.backend.size().unwrap_or_default()
     }
 
     pub fn backend(&self) -> &Arc<dyn Backend> {

@@ -5,6 +5,7 @@
 //!   etcdctl/        Debian's etcdctl 3.4 and what it prints
 //!   kv/ watch/      the v3 API through the etcd-client crate and, for what that cannot say, plain gRPC
 //!   lease.rs …
+//!   maintenance/    snapshot, defragment, hashes, leadership, downgrade
 //!   quota/          a store that is full, alarms, and space that comes back
 //!   restart.rs      what is still there after a stop and after a kill
 //!   durability/     the same a hundred times over, under load
@@ -21,11 +22,14 @@ mod harness;
 
 mod differential;
 mod durability;
+mod elections;
 mod etcdctl;
 mod fsync;
 mod http;
 mod kv;
 mod lease;
+mod locks;
+mod maintenance;
 mod members;
 mod process;
 mod quota;

@@ -30,6 +30,7 @@ impl Probe {
             backend: self,
             access: Access::default(),
             read_timeout: Duration::from_secs(5),
+            gateway: None,
             log: slog::Logger::root(slog::Discard, slog::o!()),
         }
     }
@@ -84,6 +85,11 @@ impl PeerHttpBackend for Probe {
 
     fn cluster_id(&self) -> ClusterId {
         ClusterId(0xdc50_b8da_ae93_b3e0)
+    }
+
+    fn downgrade_enabled(&self) -> BoxFuture<'static, Result<bool, String>> {
+        let answer = if !self.leaderless { Ok(true) } else { Err("etcdserver: request timed out".to_owned()) };
+        Box::pin(std::future::ready(answer))
     }
 
     fn members(&self) -> Vec<PeerMember> {

@@ -184,20 +184,10 @@ async fn the_metrics_port_has_no_version() {
 #[actix_web::test]
 async fn what_is_not_there_is_not_found_as_in_go() {
     let app = client(Probe::default());
-    for path in ["/", "/nope", "/health/", "/v2/keys", "/v3alpha/kv/range"] {
+    for path in ["/", "/nope", "/health/", "/v2/keys", "/v3", "/v3/kv/range"] {
         let answer = get(&app, path).await;
         assert_eq!((answer.status, answer.body.as_str()), (404, "404 page not found\n"), "{path}");
         assert_eq!(answer.header("content-type"), "text/plain; charset=utf-8");
-    }
-}
-
-#[actix_web::test]
-async fn the_gateway_says_that_it_is_not_there() {
-    let app = client(Probe::default());
-    for path in ["/v3/kv/range", "/v3beta/kv/put"] {
-        let answer = ask(&app, TestRequest::post().uri(path).set_payload("{}")).await;
-        assert_eq!(answer.status, 501);
-        assert!(answer.body.starts_with(r#"{"code":12,"message":""#), "{}", answer.body);
     }
 }
 
@@ -241,4 +231,17 @@ async fn the_peer_port_lists_the_members() {
     assert_eq!(get(&app, "/version").await.status, 200);
     assert_eq!(get(&app, "/health").await.status, 404);
     assert_eq!(ask(&app, TestRequest::post().uri("/members")).await.status, 405);
+}
+
+#[actix_web::test]
+async fn the_peer_port_says_whether_a_downgrade_is_under_way() {
+    let app = peer_app(PeerHttp { backend: Arc::new(Probe::default()) });
+    let answer = get(&app, "/downgrade/enabled").await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, "true"));
+    assert_eq!(answer.header("content-type"), "text/plain");
+    assert_eq!(answer.header("x-etcd-cluster-id"), "dc50b8daae93b3e0");
+    assert_eq!(ask(&app, TestRequest::post().uri("/downgrade/enabled")).await.status, 405);
+    let app = peer_app(PeerHttp { backend: Arc::new(Probe { leaderless: true, ..Probe::default() }) });
+    let answer = get(&app, "/downgrade/enabled").await;
+    assert_eq!((answer.status, answer.body.as_str()), (500, "failed linearized read: etcdserver: request timed out\n"));
 }

@@ -38,8 +38,12 @@ fn operations() -> Vec<Case> {
             "9a 01 02 08 05",
         ),
         operation(Op::ClusterVersion(ClusterVersion { version: "3".to_owned() }), "a2 01 03 0a 01 '3'"),
-        operation(Op::SpaceShortage(SpaceShortage { member_id: 5, ..SpaceShortage::default() }), "aa 01 02 08 05"),
-        operation(Op::SpaceRegained(SpaceRegained { member_id: 5, raised_index: 9 }), "b2 01 04 08 05 10 09"),
+        operation(
+            Op::Downgrade(DowngradeInfo { enabled: true, target_version: "3.6.0".to_owned() }),
+            "aa 01 09 08 01 12 05 '3.6.0'",
+        ),
+        operation(Op::SpaceShortage(SpaceShortage { member_id: 5, ..SpaceShortage::default() }), "b2 01 02 08 05"),
+        operation(Op::SpaceRegained(SpaceRegained { member_id: 5, raised_index: 9 }), "ba 01 04 08 05 10 09"),
         case(
             "castdpb.SpaceShortage",
             SpaceShortage { member_id: 5, db_size: 4096, needed_bytes: 4400 },
