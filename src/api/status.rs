@@ -10,7 +10,47 @@ use crate::membership::downgrade::DowngradeError;
 use crate::mvcc::{MvccError, RequestError as CheckError};
 use crate::queue::QueueError;
 use crate::raft::node::RaftError;
+use std::fmt::Display;
 use tonic::{Code, Status};
+
+/// A message over the limit of what is received, as etcd's gRPC library says it.
+pub fn received_too_large(found: impl Display, limit: impl Display) -> Status {
+    Status::resource_exhausted(format!("grpc: received message larger than max ({found} vs. {limit})"))
+}
+
+/// The HTTP status that the JSON gateway answers a gRPC code with.
+pub fn http_status(code: Code) -> u16 {
+    match code {
+        Code::Ok => 200,
+        Code::Cancelled => 499,
+        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => 400,
+        Code::DeadlineExceeded => 504,
+        Code::NotFound => 404,
+        Code::AlreadyExists | Code::Aborted => 409,
+        Code::PermissionDenied => 403,
+        Code::Unauthenticated => 401,
+        Code::ResourceExhausted => 429,
+        Code::Unimplemented => 501,
+        Code::Unavailable => 503,
+        Code::Unknown | Code::Internal | Code::DataLoss => 500,
+    }
+}
+
+/// What the JSON gateway says by itself, before there is a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GatewayError {
+    UnknownPath,
+    MethodNotAllowed,
+}
+
+impl From<GatewayError> for Status {
+    fn from(error: GatewayError) -> Status {
+        match error {
+            GatewayError::UnknownPath => Status::not_found("Not Found"),
+            GatewayError::MethodNotAllowed => Status::unimplemented("Method Not Allowed"),
+        }
+    }
+}
 
 /// A gRPC code and its text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,7 +200,7 @@ impl From<&RequestError> for Wire {
             },
             RequestError::Export(error) => {
                 let code = match error {
-                    ExportError::NoSpace { .. } => Code::ResourceExhausted,
+                    ExportError::NoSpace(_) => Code::ResourceExhausted,
                     ExportError::Failed(_) => Code::Internal,
                 };
                 return Wire { code, message: error.to_string() };

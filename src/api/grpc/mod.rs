@@ -268,9 +268,14 @@ impl Edge {
         }
     }
 
+    /// The largest message that is received.
+    pub fn receive_bytes_max(&self) -> usize {
+        self.cast.limits().request_bytes_max + RECEIVE_OVERHEAD_BYTES
+    }
+
     /// Every service that a client can call, on one set of routes.
     pub fn routes(&self) -> Routes {
-        let receive_bytes_max = self.cast.limits().request_bytes_max + RECEIVE_OVERHEAD_BYTES;
+        let receive_bytes_max = self.receive_bytes_max();
         macro_rules! service {
             ($server:path) => {
                 <$server>::new(self.clone())
