@@ -15,6 +15,8 @@ pub mod memory_lock;
 pub mod mvcc;
 pub mod ports;
 pub mod process;
+pub mod queue;
+pub mod quota;
 pub mod raft;
 pub mod recovery;
 pub mod snapshot;

@@ -20,10 +20,10 @@ mod connection;
 mod drain;
 mod gather;
 mod handshake;
+mod hang_up;
 mod http2;
 mod http_threads;
 mod inbound;
-mod payload;
 mod routes;
 mod socket;
 #[cfg(test)]
@@ -32,8 +32,9 @@ mod unix;
 mod waiting;
 
 pub use connection::{Listener, LocalAddress, Remote};
+pub use hang_up::HangUp;
 pub use inbound::Inbound;
-pub use routes::Routes;
+pub use routes::{Routes, Within};
 pub use socket::{ListenError, bind, bind_path};
 
 use crate::api::http::HttpApp;
@@ -48,7 +49,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use waiting::Waiting;
 
 /// The first pause after the system had no file descriptor or no memory for a connection; each further one is twice as long.
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(5);
@@ -92,8 +92,6 @@ pub struct ListenSettings {
     pub keepalive_interval: Duration,
     /// `--grpc-keepalive-timeout`; zero turns pings off.
     pub keepalive_timeout: Duration,
-    /// For the body of an HTTP request.
-    pub body_timeout: Duration,
     /// How long an HTTP/1.1 connection may be idle.
     pub idle_timeout: Duration,
     /// The largest body of a request, or message of gRPC; see `max_decoding_message_size` of each service, too.
@@ -115,10 +113,9 @@ impl ListenSettings {
             streams_max: u32::MAX,
             keepalive_interval: Duration::from_secs(2 * 60 * 60),
             keepalive_timeout: Duration::from_secs(20),
-            body_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(120),
             request_body_bytes_max: 2 << 20,
-            bridged_requests_max: 1_024,
+            bridged_requests_max: 16_384,
             http_threads: 1,
         }
     }
@@ -157,23 +154,21 @@ impl EdgeServer {
             listeners.push(listen.into_acceptor()?);
         }
         let local_addresses = listeners.iter().map(|(address, _)| address.clone()).collect();
-        let (drain, waiting) = (Drain::default(), Arc::new(Waiting::default()));
+        let drain = Drain::default();
         let (routes, http) = match traffic {
             Traffic::GrpcAndHttp(routes, http) => (Some(routes), Some(http)),
             Traffic::Grpc(routes) => (Some(routes), None),
             Traffic::Http(http) => (None, Some(http)),
         };
         let threads = match http {
-            Some(http) => {
-                Some(HttpThreads::start(&settings, &http, &waiting, &drain).await.map_err(ListenError::Threads)?)
-            }
+            Some(http) => Some(HttpThreads::start(&settings, &http, &drain).await.map_err(ListenError::Threads)?),
             None => None,
         };
-        let bridge = threads.as_ref().map(|threads| Bridge::new(threads.sender(), Arc::clone(&waiting), &settings));
+        let bridge = threads.as_ref().map(|threads| Bridge::new(threads.sender(), settings.bridged_requests_max));
         let shared = Arc::new(Shared {
             connections: settings.connections.clone(),
             handshakes: Handshakes::new(settings.handshakes_max, settings.handshake_timeout),
-            http2: http2::Http2::new(&settings, routes, waiting),
+            http2: http2::Http2::new(&settings, routes),
             bridge,
             drain: drain.clone(),
             log: log.clone(),

@@ -41,7 +41,7 @@ pub(super) struct Http2 {
 
 impl Http2 {
     /// Without `routes`, all is for the bridge.
-    pub(super) fn new(settings: &ListenSettings, routes: Option<Routes>, waiting: Arc<Waiting>) -> Http2 {
+    pub(super) fn new(settings: &ListenSettings, routes: Option<Routes>) -> Http2 {
         let mut builder = Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -59,7 +59,7 @@ impl Http2 {
             builder.keep_alive_interval(settings.keepalive_interval).keep_alive_timeout(settings.keepalive_timeout);
         }
         let message_bytes_max = settings.request_body_bytes_max;
-        Http2 { builder, waiting, message_bytes_max, routes: routes.map(Arc::new) }
+        Http2 { builder, waiting: Arc::default(), message_bytes_max, routes: routes.map(Arc::new) }
     }
 
     /// Serves until the client leaves or, once the port drains, the last stream has ended.

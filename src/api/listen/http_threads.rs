@@ -12,11 +12,10 @@ use super::bridge::{self, BridgedRequest};
 use super::connection::{DetachedSocket, Remote, Socket};
 use super::drain::Drain;
 use super::handshake::{Prefix, Rewound};
-use super::payload::Timed;
-use super::waiting::Waiting;
+use super::hang_up::Listening;
 use crate::api::http::HttpApp;
 use actix_http::body::BoxBody;
-use actix_http::{BoxedPayloadStream, HttpService, KeepAlive, Payload, Protocol, Request, Response};
+use actix_http::{HttpService, KeepAlive, Protocol, Request, Response};
 use actix_service::{Service, ServiceFactory as _, fn_service, map_config};
 use actix_web::dev::{AppConfig, ServiceResponse};
 use actix_web::{App, web};
@@ -78,12 +77,7 @@ pub(super) struct HttpThreads {
 }
 
 impl HttpThreads {
-    pub(super) async fn start(
-        settings: &ListenSettings,
-        app: &HttpApp,
-        waiting: &Arc<Waiting>,
-        drain: &Drain,
-    ) -> io::Result<HttpThreads> {
+    pub(super) async fn start(settings: &ListenSettings, app: &HttpApp, drain: &Drain) -> io::Result<HttpThreads> {
         let stopped = CancellationToken::new();
         let stop = stopped.clone().drop_guard();
         let mut senders = Vec::new();
@@ -93,12 +87,10 @@ impl HttpThreads {
             let (started, ready) = oneshot::channel();
             let worker = Worker {
                 app: app.clone(),
-                waiting: Arc::clone(waiting),
                 drain: drain.clone(),
                 stopped: stopped.clone(),
                 head_timeout: settings.handshake_timeout,
                 idle_timeout: settings.idle_timeout,
-                body_timeout: settings.body_timeout,
                 body_bytes_max: settings.request_body_bytes_max,
             };
             let thread = thread::Builder::new()
@@ -131,18 +123,16 @@ impl HttpThreads {
 /// What a thread needs to build its own application.
 struct Worker {
     app: HttpApp,
-    waiting: Arc<Waiting>,
     drain: Drain,
     stopped: CancellationToken,
     head_timeout: Duration,
     idle_timeout: Duration,
-    body_timeout: Duration,
     body_bytes_max: usize,
 }
 
 impl Worker {
     async fn run(self, mut jobs: mpsc::UnboundedReceiver<Job>, started: oneshot::Sender<()>) {
-        let (body_bytes_max, body_timeout) = (self.body_bytes_max, self.body_timeout);
+        let body_bytes_max = self.body_bytes_max;
         let configure = self.app;
         let app = App::new()
             .app_data(web::PayloadConfig::new(body_bytes_max))
@@ -153,19 +143,17 @@ impl Worker {
         let app = Rc::new(app);
 
         let answering = app.clone();
-        let (drain, waiting) = (self.drain, self.waiting);
+        let drain = self.drain;
         let http1 = HttpService::build()
             .keep_alive(KeepAlive::Timeout(self.idle_timeout))
             .client_request_timeout(self.head_timeout)
             .client_disconnect_timeout(self.head_timeout)
             .graceful_shutdown_signal(move || drain.begun())
-            .finish(fn_service(move |mut request: Request| {
+            .on_connect_ext(|stream: &Listening<Rewound<Socket>>, extensions| {
+                extensions.insert(stream.hang_up());
+            })
+            .finish(fn_service(move |request: Request| {
                 let app = answering.clone();
-                let body = request.take_payload();
-                if !matches!(body, Payload::None) {
-                    let body: BoxedPayloadStream = Box::pin(Timed::new(body, &waiting, body_timeout));
-                    request = request.replace_payload(Payload::from(body)).0;
-                }
                 async move { Ok::<_, Infallible>(respond(&*app, request).await) }
             }))
             .new_service(());
@@ -182,7 +170,7 @@ impl Worker {
                     let http1 = http1.clone();
                     actix_rt::spawn(async move {
                         let Ok(stream) = stream.attach() else { return };
-                        let stream = Rewound { prefix, stream };
+                        let stream = Listening::new(Rewound { prefix, stream });
                         tokio::select! {
                             // The application is always ready, so nobody is asked.
                             // Errors here are clients that left, sent nonsense, or took too long.

@@ -340,29 +340,6 @@ async fn a_connection_that_does_not_say_what_it_speaks_is_closed() {
 }
 
 #[tokio::test]
-async fn a_body_that_comes_too_slowly_is_not_waited_for() {
-    let Port { server, address, .. } = start_with(|settings| {
-        settings.body_timeout = Duration::from_millis(50);
-        // For the client to hang up, too.
-        settings.handshake_timeout = Duration::from_secs(1);
-    })
-    .await;
-    let request = "POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\nhalf";
-    let answer = http1(address, request).await;
-    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("came too slowly"), "{answer}");
-    let io = TokioIo::new(connect(address).await);
-    let (mut sender, connection) = soon(handshake(TokioExecutor::new(), io)).await.unwrap();
-    tokio::spawn(connection);
-    let half = futures_util::stream::iter([Ok::<_, Status>(hyper::body::Frame::data(Bytes::from_static(b"half")))]);
-    let half = futures_util::StreamExt::chain(half, futures_util::stream::pending());
-    let request = Request::post(format!("http://{address}/echo"));
-    let request = request.body(tonic::body::Body::new(http_body_util::StreamBody::new(half))).unwrap();
-    let answer = soon(sender.send_request(request)).await.unwrap();
-    assert_eq!(answer.status(), StatusCode::REQUEST_TIMEOUT);
-    server.stop(GRACE).await;
-}
-
-#[tokio::test]
 async fn silent_connections_do_not_block_others() {
     let Port { server, address, .. } = start_with(|settings| settings.handshakes_max = 2).await;
     let mut silent = Vec::new();
