@@ -8,6 +8,7 @@
 //!   restart.rs      what is still there after a stop and after a kill
 //!   durability/     the same a hundred times over, under load
 //!   fsync.rs        a disk that fails
+//!   metrics/       what is counted, and under which names
 //!   tracing.rs      what a collector hears of one request
 //!   process/ http   flags, files, signals, exit codes; the client port spoken to by other than gRPC
 //!   differential/   one script for etcd and for Castd, and the list of the differences we want
@@ -26,6 +27,7 @@ mod http;
 mod kv;
 mod lease;
 mod members;
+mod metrics;
 mod process;
 mod restart;
 mod tracing;
