@@ -8,6 +8,7 @@
 //!   restart.rs      what is still there after a stop and after a kill
 //!   durability/     the same a hundred times over, under load
 //!   fsync.rs        a disk that fails
+//!   logs.rs        what is slow, how it starts and stops, files that are full
 //!   metrics/       what is counted, and under which names
 //!   tracing.rs      what a collector hears of one request
 //!   process/ http   flags, files, signals, exit codes; the client port spoken to by other than gRPC
@@ -26,6 +27,7 @@ mod fsync;
 mod http;
 mod kv;
 mod lease;
+mod logs;
 mod members;
 mod metrics;
 mod process;
