@@ -10,11 +10,13 @@
 
 use crate::actors::lease_keeper::LeaseKeeper;
 use crate::actors::raft_node::{Propose, RaftNode, Read, ReadIndex};
+use crate::actors::snapshotter::{ExportError, Snapshotter};
 use crate::actors::watch_hub::WatchHub;
 use crate::api::call_notes::{self, Asked};
 use crate::api::permit::Permit;
 use crate::ids::{ClusterId, MemberId};
 use crate::lease::LeaseError;
+use crate::membership::downgrade::DowngradeError;
 use crate::mvcc::{MvccError, RequestError as CheckError};
 use crate::raft::node::{RaftError, Status};
 use crate::state::{Outcome, View};
@@ -49,6 +51,19 @@ pub enum RequestError {
     Mvcc(#[from] MvccError),
     #[error(transparent)]
     Lease(#[from] LeaseError),
+    #[error(transparent)]
+    Downgrade(#[from] DowngradeError),
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    /// Of Maintenance.Downgrade.
+    #[error("there is no such action")]
+    UnknownAction,
+    #[error("this member does not lead")]
+    NotLeader,
+    #[error("leadership cannot go to that member: it is unknown, or a learner")]
+    BadLeaderTransferee,
+    #[error("the member that was to lead does not lead in time")]
+    LeaderTransferTimeout,
     #[error("too many requests are waiting")]
     TooManyRequests,
     #[error("the request is larger than --max-request-bytes")]
@@ -194,6 +209,7 @@ pub struct Addresses {
     pub raft_node: Addr<RaftNode>,
     pub watch_hub: Addr<WatchHub>,
     pub lease_keeper: Addr<LeaseKeeper>,
+    pub snapshotter: Addr<Snapshotter>,
 }
 
 struct Inner {
@@ -311,5 +327,18 @@ impl Cast {
 
     pub fn lease_keeper(&self, _permit: &Permit) -> &Addr<LeaseKeeper> {
         &self.0.addresses.lease_keeper
+    }
+
+    pub fn raft_node(&self, _permit: &Permit) -> &Addr<RaftNode> {
+        &self.0.addresses.raft_node
+    }
+
+    pub fn snapshotter(&self, _permit: &Permit) -> &Addr<Snapshotter> {
+        &self.0.addresses.snapshotter
+    }
+
+    /// As [`Cast::snapshotter`], for what the member asks for itself.
+    pub(crate) fn own_snapshotter(&self) -> &Addr<Snapshotter> {
+        &self.0.addresses.snapshotter
     }
 }

@@ -5,7 +5,8 @@
 //! ```
 
 use crate::actors::applier;
-use crate::api::grpc::{Edge, EdgeSettings};
+use crate::actors::snapshotter::Defragment;
+use crate::api::grpc::{Edge, EdgeSettings, SNAPSHOTS_MAX, Serving};
 use crate::api::http::{Access, ClientHttp, PeerHttp, client_app, peer_app};
 use crate::api::listen::{EdgeServer, ListenError, ListenOn, ListenSettings, Routes};
 use crate::api::member_http::MemberHttp;
@@ -16,7 +17,7 @@ use crate::membership::urls::UrlSet;
 use crate::storage::DataDir;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::{Build, Metrics, RequestKind};
-use crate::telemetry::trace::{TraceError, Tracing};
+use crate::telemetry::trace::{SpanContext, TraceError, Tracing};
 use crate::wiring::{self, Placement, Running, Surroundings};
 use castd_backend_api::Backend;
 use castd_proto::castdpb::{ClusterVersion, MemberAttributes, raft_request::Op};
@@ -25,6 +26,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// How long requests in flight may take to finish once the member is told to stop.
@@ -124,9 +126,12 @@ impl Member {
             settings: EdgeSettings {
                 election_timeout: config.election_timeout,
                 quota_bytes: quota_bytes(config),
+                stops_serving_on_defragment: config.feature_gates.is_on("StopGRPCServiceOnDefrag"),
                 slow_request: config.warning_unary_request_duration,
                 slow_read: config.warning_apply_duration,
             },
+            serving: Serving::default(),
+            snapshots: Arc::new(Semaphore::new(SNAPSHOTS_MAX)),
             clock,
             stopping: stopping.clone(),
             log: log.new(o!("part" => "edge")),
@@ -138,6 +143,7 @@ impl Member {
             "listen-client-urls" => urls(&config.listen_client_urls),
             "listen-metrics-urls" => urls(&config.listen_metrics_urls));
         runtime.block_on(publish(config, &cast, &metrics, clock, log))?;
+        defragment_if_due(config, &cast, log);
 
         let stopped_cast = cast.clone();
         let http = Arc::new(MemberHttp::new(cast, metrics));
@@ -280,6 +286,23 @@ async fn replicate_until_done(cast: &Cast, op: Op, log: &Logger) -> Result<(), S
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// `--bootstrap-defrag-threshold-megabytes`. Beside the start, which does not wait for it.
+fn defragment_if_due(config: &Config, cast: &Cast, log: &Logger) {
+    let threshold_bytes = config.bootstrap_defrag_threshold_megabytes.saturating_mul(1 << 20);
+    if threshold_bytes == 0 {
+        return;
+    }
+    let size = cast.own_view().size();
+    if size.allocated_bytes.saturating_sub(size.in_use_bytes) < threshold_bytes {
+        info!(log, "Skipping defragmentation"; "reason" => "less can be given back than the threshold",
+            "current-db-size-bytes" => size.allocated_bytes, "current-db-size-in-use-bytes" => size.in_use_bytes,
+            "bootstrap-defrag-threshold-bytes" => threshold_bytes);
+        return;
+    }
+    let (reply, _) = oneshot::channel();
+    cast.own_snapshotter().do_send(Defragment { reply, span: SpanContext::default() });
 }
 
 fn quota_bytes(config: &Config) -> i64 {

@@ -129,6 +129,7 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
         raft_node: raft_node.address.clone(),
         watch_hub: watch_hub.address.clone(),
         lease_keeper: lease_keeper.address.clone(),
+        snapshotter: snapshotter.address.clone(),
     };
     let ticker = Ticker::start(
         clock,
@@ -153,13 +154,15 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
         store_changed: watch_hub.address.clone().recipient(),
         leases_changed: lease_keeper.address.clone().recipient(),
         backend_durable: snapshotter.address.clone().recipient(),
+        compaction_scheduled: snapshotter.address.clone().recipient(),
         compaction_finished: snapshotter.address.clone().recipient(),
     };
     let snapshotter_links = snapshotter::Links {
         truncate_log: log_writer.address.clone().recipient(),
         log_cut: raft_node.address.clone().recipient(),
+        view: view.clone(),
+        purger: cores.log_store.purger(),
     };
-    let purger = cores.log_store.purger();
 
     log_writer.run(
         &arbiters.log_writer,
@@ -207,7 +210,6 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
             cores.snapshots,
             cores.snapshot_policy,
             snapshotter_links,
-            purger,
             clock,
             metrics.clone(),
             log.new(o!("actor" => "Snapshotter")),

@@ -18,7 +18,7 @@ use self::stopwatch::Stopwatch;
 use crate::actors::Tick;
 use crate::actors::lease_keeper::LeasesChanged;
 use crate::actors::raft_node::{self, ConfChangeApplied};
-use crate::actors::snapshotter::{BackendDurable, CompactionFinished};
+use crate::actors::snapshotter::{BackendDurable, CompactionFinished, CompactionScheduled};
 use crate::actors::watch_hub::StoreChanged;
 use crate::cast::{Published, Reply, RequestError};
 use crate::ids::LogIndex;
@@ -69,6 +69,7 @@ pub struct Links {
     pub store_changed: Recipient<StoreChanged>,
     pub leases_changed: Recipient<LeasesChanged>,
     pub backend_durable: Recipient<BackendDurable>,
+    pub compaction_scheduled: Recipient<CompactionScheduled>,
     pub compaction_finished: Recipient<CompactionFinished>,
 }
 
@@ -136,6 +137,9 @@ impl Applier {
                 spans: spans.of_store,
             });
         }
+        for compacted in applied.compactions {
+            self.links.compaction_scheduled.do_send(CompactionScheduled { compacted });
+        }
         if !applied.leases.is_empty() {
             self.links.leases_changed.do_send(LeasesChanged {
                 changes: applied.leases,
@@ -184,7 +188,7 @@ impl Applier {
                 self.metrics.mvcc.db_compaction_keys.inc_by(deleted.rows as u64);
                 if let Some(revision) = deleted.finished {
                     slog::info!(self.log, "finished scheduled compaction"; "compact-revision" => revision.0);
-                    self.links.compaction_finished.do_send(CompactionFinished { view: self.published.load() });
+                    self.links.compaction_finished.do_send(CompactionFinished);
                 }
             }
             Err(error) => process::fatal(&self.log, &format!("compacted revisions could not be deleted: {error}")),

@@ -14,7 +14,7 @@ use crate::actors::log_writer::AppendLog;
 use crate::actors::peer_links::Send;
 use crate::actors::snapshotter::LogCut;
 use crate::cast::{Published, Reply, RequestError};
-use crate::ids::{LeaseId, LogIndex, RequestId, Term};
+use crate::ids::{LeaseId, LogIndex, MemberId, RequestId, Term};
 use crate::lease::Grant;
 use crate::raft::node::{Effect, Node, Proposal, READ_RETRY, RaftError, Status};
 use crate::telemetry::clock::Clock;
@@ -58,6 +58,14 @@ pub struct ReadIndex {
 /// One client's read.
 pub struct Read {
     pub reply: oneshot::Sender<Result<(), RequestError>>,
+    pub span: SpanContext,
+}
+
+/// Command: another voter is to lead. There is no answer: the published status says who leads.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct TransferLeadership {
+    pub target: MemberId,
     pub span: SpanContext,
 }
 
@@ -422,6 +430,16 @@ impl Handler<ReadIndex> for RaftNode {
         let request = self.wait(Waiting::Reads(reads));
         self.node.read_index(now, request);
         self.batch(0, now, context);
+    }
+}
+
+impl Handler<TransferLeadership> for RaftNode {
+    type Result = ();
+
+    fn handle(&mut self, command: TransferLeadership, context: &mut Self::Context) {
+        let _span = command.span.child("RaftNode");
+        self.node.transfer_leader(command.target);
+        self.batch(0, self.clock.now(), context);
     }
 }
 

@@ -140,6 +140,18 @@ impl PeerHttpBackend for MemberHttp {
         self.cast.identity().cluster
     }
 
+    fn downgrade_enabled(&self) -> BoxFuture<'static, Result<bool, String>> {
+        let cast = self.cast.clone();
+        Box::pin(async move {
+            let read = async {
+                let permit = authorize(&Caller::Anonymous, Rpc::MaintenanceDowngrade)?;
+                let view = cast.linearizable_view(&permit, SpanContext::default()).await?;
+                Ok::<bool, RequestError>(view.downgrade.is_some())
+            };
+            read.await.map_err(|error| Wire::from(&error).message)
+        })
+    }
+
     fn members(&self) -> Vec<PeerMember> {
         let view = self.cast.own_view();
         let members = view.members.list().map(|member| PeerMember {

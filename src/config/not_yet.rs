@@ -207,6 +207,7 @@ mod tests {
             let found = config(line).not_yet();
             assert_eq!(found.first().map(|f| (f.flag, f.severity)), Some((flag, severity)), "{line:?}: {found:?}");
         }
+        assert_eq!(config(&["--feature-gates=StopGRPCServiceOnDefrag=true"]).not_yet(), []);
     }
 
     #[test]

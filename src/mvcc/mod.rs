@@ -21,6 +21,7 @@
 mod changes;
 pub mod check;
 mod compact;
+mod compaction_hashes;
 mod counts;
 mod error;
 mod hash;
@@ -41,6 +42,7 @@ mod tests;
 
 pub use changes::{CatchUp, Changes, Event, EventKind};
 pub use compact::{FINISHED_ROW, SCHEDULED_ROW};
+pub use compaction_hashes::{Compacted, CompactionHashes};
 pub use counts::OpCounts;
 pub use error::{MvccError, RequestError, StoreError};
 pub use hash::HashKv;

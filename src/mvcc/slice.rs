@@ -21,7 +21,7 @@ use prost::Message;
 use crate::ids::{LeaseId, Revision};
 
 use super::{
-    Changes, Event, EventKind, MvccError, OpCounts, RowKey, Store, StoreError,
+    Changes, Event, EventKind, MvccError, OpCounts, RowKey, Store, StoreError, View,
     index::{Change, Span, Version, Walk},
     read::{Reader, Rows},
     txn,
@@ -229,6 +229,11 @@ impl<'s> Slice<'s> {
         let deleted = self.events.len() as u64;
         self.seal();
         deleted
+    }
+
+    /// The store as of what was applied so far. It can read the rows of this slice once that is committed.
+    pub fn view(&self) -> View {
+        self.store.view()
     }
 
     /// From now on nothing below `revision` can be read. The rows go later, see [`Store::delete_compacted`].

@@ -273,6 +273,14 @@ impl Node {
         self.reads_new.push(WaitingRead { request, deadline });
     }
 
+    /// `target` is to lead. Nothing comes of it unless this member leads and `target` is another voter; and when `target` does
+    /// not take over within an election time-out, this member leads on. Proposals wait meanwhile.
+    pub fn transfer_leader(&mut self, target: MemberId) {
+        if self.is_leader() {
+            self.raft.transfer_leader(target.0);
+        }
+    }
+
     /// A message from a peer. What does not make sense is dropped: raft repeats what matters.
     pub fn step(&mut self, message: Message) {
         if message.to != self.settings.id.0 || self.breaks_progress(&message) {
@@ -388,7 +396,8 @@ impl Node {
     }
 
     fn propose_queued(&mut self, effects: &mut Vec<Effect>) {
-        if self.queue.is_empty() || !self.is_leader() {
+        // While leadership moves away raft would refuse them.
+        if self.queue.is_empty() || !self.is_leader() || self.raft.raft.lead_transferee.is_some() {
             return;
         }
         let mut entries = Vec::with_capacity(self.queue.len());

@@ -9,8 +9,9 @@
 use crate::cast::RequestError;
 use crate::ids::{LeaseId, LogIndex, Revision, Term};
 use crate::lease::{Grant, LeaseTable, LeaseTableError};
+use crate::membership::downgrade::{self, Release};
 use crate::membership::members::Members;
-use crate::mvcc::{Changes, MvccError, OpCounts, Slice, Store, StoreError};
+use crate::mvcc::{Changes, Compacted, MvccError, OpCounts, Slice, Store, StoreError};
 use crate::state::rows::{self, AppliedPosition};
 use crate::state::{Outcome, View};
 use crate::telemetry::metrics::RequestKind;
@@ -55,6 +56,8 @@ pub struct Applied {
     pub changes: Vec<Changes>,
     /// The store was compacted up to here.
     pub compacted: Option<Revision>,
+    /// Each compaction, with the store as it was before.
+    pub compactions: Vec<Compacted>,
     pub leases: Vec<LeaseChange>,
     pub conf_changes: Vec<eraftpb::ConfChangeV2>,
     pub counts: OpCounts,
@@ -88,6 +91,7 @@ pub struct Machine {
     members: Arc<Members>,
     conf_state: ConfState,
     cluster_version: Option<String>,
+    downgrade: Option<String>,
     applied: AppliedPosition,
     backend: Arc<dyn Backend>,
 }
@@ -105,6 +109,7 @@ impl Machine {
             members: Arc::new(rows::read_members(backend.as_ref())?),
             conf_state: rows::read_conf_state(backend.as_ref())?,
             cluster_version: rows::read_cluster_version(backend.as_ref())?,
+            downgrade: rows::read_downgrade(backend.as_ref())?,
             applied: AppliedPosition::read(backend.as_ref())?,
             store,
             backend,
@@ -120,6 +125,7 @@ impl Machine {
             members: Arc::clone(&self.members),
             conf_state: self.conf_state.clone(),
             cluster_version: self.cluster_version.clone(),
+            downgrade: self.downgrade.clone(),
             backend: Arc::clone(&self.backend),
         }
     }
@@ -175,6 +181,7 @@ impl Machine {
                         leases: &mut self.leases,
                         members: &mut self.members,
                         cluster_version: &mut self.cluster_version,
+                        downgrade: &mut self.downgrade,
                         applied: &mut applied,
                     };
                     step.carry_out(request)?
@@ -231,6 +238,7 @@ fn kind_of(op: &Op) -> Option<RequestKind> {
         Op::MemberAttributes(_) => RequestKind::ClusterMemberAttrSet,
         Op::ClusterVersion(_) => RequestKind::ClusterVersionSet,
         Op::Alarm(_) => RequestKind::Alarm,
+        Op::Downgrade(_) => RequestKind::DowngradeInfoSet,
     })
 }
 
@@ -241,6 +249,7 @@ struct Step<'a, 's> {
     leases: &'a mut LeaseTable,
     members: &'a mut Arc<Members>,
     cluster_version: &'a mut Option<String>,
+    downgrade: &'a mut Option<String>,
     applied: &'a mut Applied,
 }
 
@@ -287,6 +296,7 @@ impl Step<'_, '_> {
                 *self.cluster_version = Some(version.version);
                 Ok(Outcome::Done)
             }
+            Op::Downgrade(asked) => return Ok(self.downgrade(&asked)),
             // No member of this release proposes one.
             Op::Alarm(_) => return Ok(Err(RequestError::NotYet("castd does not have alarms yet"))),
         };
@@ -299,6 +309,7 @@ impl Step<'_, '_> {
 
     fn compact(&mut self, compact: &pb::CompactionRequest) -> Result<Outcome, MvccError> {
         let place = self.applied.outcomes.len();
+        let view = self.slice.view();
         let compacted = self.slice.compact(Revision(compact.revision));
         if compact.physical {
             // Also after Compacted: whoever asks for the physical part waits for the earlier ones.
@@ -306,6 +317,7 @@ impl Step<'_, '_> {
         }
         let answer = compacted?;
         self.applied.compacted = Some(Revision(compact.revision));
+        self.applied.compactions.push(Compacted { revision: Revision(compact.revision), view });
         Ok(Outcome::Compact(answer))
     }
 
@@ -326,6 +338,20 @@ impl Step<'_, '_> {
         self.slice.delete_keys(&keys);
         self.applied.leases.push(LeaseChange::Revoked { lease });
         Ok(Ok(Outcome::LeaseRevoke(pb::LeaseRevokeResponse { header: Some(self.header()) })))
+    }
+
+    /// Looked at again here: of two that were begun at once, one is.
+    fn downgrade(&mut self, asked: &pb::DowngradeInfo) -> Result<Outcome, RequestError> {
+        let target = if asked.enabled {
+            let target = Release::parse(&asked.target_version)?;
+            downgrade::check(self.cluster_version.as_deref(), self.downgrade.as_deref(), target)?;
+            Some(target.to_string())
+        } else {
+            None
+        };
+        rows::put_downgrade(self.slice.batch(), target.as_deref());
+        *self.downgrade = target;
+        Ok(Outcome::Done)
     }
 
     fn header(&self) -> pb::ResponseHeader {

@@ -8,11 +8,13 @@
 //!
 //! Deterministic: the same entries give the same state and the same outcomes on every member.
 
+mod hash;
 mod machine;
 pub mod portable;
 mod rows;
 mod view;
 
+pub use hash::hash;
 pub use machine::{Applied, Deleted, LeaseChange, Machine, Observer, StateError};
 pub use rows::AppliedPosition;
 pub use view::View;

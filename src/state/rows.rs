@@ -5,6 +5,7 @@
 //! | Meta   | `applied`           | index, term: 8 bytes each, big-endian           |
 //! | Meta   | `conf_state`        | `castdpb.ConfStateRow`                          |
 //! | Meta   | `cluster_version`   | text                                            |
+//! | Meta   | `downgrade`         | text: the target; only while one is under way   |
 //! | Member | id, 8 bytes         | `etcdserverpb.Member`, empty if removed for good |
 //! | Lease  | see `lease`         | `castdpb.LeaseRow`                              |
 //!
@@ -24,6 +25,7 @@ use std::ops::ControlFlow;
 const APPLIED: &[u8] = b"applied";
 const CONF_STATE: &[u8] = b"conf_state";
 const CLUSTER_VERSION: &[u8] = b"cluster_version";
+const DOWNGRADE: &[u8] = b"downgrade";
 
 /// Index and term of the last applied entry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,6 +68,11 @@ impl AppliedPosition {
     }
 }
 
+/// Whether this is the row of [`AppliedPosition`].
+pub fn is_position(table: Table, key: &[u8]) -> bool {
+    table == Table::Meta && key == APPLIED
+}
+
 pub fn conf_state_row(conf_state: &ConfState) -> ConfStateRow {
     ConfStateRow {
         voters: conf_state.voters.clone(),
@@ -98,7 +105,22 @@ pub fn put_cluster_version(batch: &mut WriteBatch, version: &str) {
 }
 
 pub fn read_cluster_version(backend: &dyn Backend) -> Result<Option<String>, StateError> {
-    let row = backend.get(Table::Meta, CLUSTER_VERSION)?;
+    read_text(backend, CLUSTER_VERSION)
+}
+
+pub fn put_downgrade(batch: &mut WriteBatch, target: Option<&str>) {
+    match target {
+        Some(target) => batch.put(Table::Meta, DOWNGRADE, target.to_owned().into_bytes()),
+        None => batch.delete(Table::Meta, DOWNGRADE),
+    }
+}
+
+pub fn read_downgrade(backend: &dyn Backend) -> Result<Option<String>, StateError> {
+    read_text(backend, DOWNGRADE)
+}
+
+fn read_text(backend: &dyn Backend, key: &[u8]) -> Result<Option<String>, StateError> {
+    let row = backend.get(Table::Meta, key)?;
     let text = row.map(|row| String::from_utf8(row.to_vec())).transpose();
     text.map_err(|_| StateError::BadRow { table: Table::Meta })
 }
@@ -133,6 +155,9 @@ pub fn snapshot_rows(view: &View) -> Vec<Op> {
     put_conf_state(&mut batch, &view.conf_state);
     if let Some(version) = &view.cluster_version {
         put_cluster_version(&mut batch, version);
+    }
+    if let Some(target) = &view.downgrade {
+        put_downgrade(&mut batch, Some(target));
     }
     for row in view.members.rows() {
         put_member(&mut batch, &row);

@@ -211,6 +211,28 @@ fn a_slow_disk_is_told_of_once() {
 }
 
 #[test]
+fn a_log_that_nobody_reads_holds_up_neither_requests_nor_the_stop() {
+    let _place = Place::take();
+    block_on(async {
+        let mut server = Setup::castd(Backend::Memory).flags(ALL_IS_SLOW).prepare();
+        let path = server.directory().join("pipe.log");
+        assert!(Command::new("mkfifo").arg(&path).status().expect("mkfifo is installed").success());
+        server.setup = server.setup.clone().flag(format!("--log-outputs={}", path.display()));
+        server.spawn();
+        let reader = std::fs::File::open(&path).expect("opened once the server has");
+        server.wait_ready();
+        let api = server.api();
+        // Each second of these fills a pipe of 64 KiB.
+        let started = std::time::Instant::now();
+        while started.elapsed() < Duration::from_millis(1_200) {
+            api.put("k", "v").await;
+        }
+        server.stop();
+        drop(reader);
+    });
+}
+
+#[test]
 fn a_full_log_file_is_set_aside_and_compressed() {
     let _place = Place::take();
     block_on(async {

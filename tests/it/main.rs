@@ -5,11 +5,12 @@
 //!   etcdctl/        Debian's etcdctl 3.4 and what it prints
 //!   kv/ watch/      the v3 API through the etcd-client crate and, for what that cannot say, plain gRPC
 //!   lease.rs …
+//!   maintenance/    snapshot, defragment, hashes, leadership, downgrade
 //!   restart.rs      what is still there after a stop and after a kill
 //!   durability/     the same a hundred times over, under load
 //!   fsync.rs        a disk that fails
-//!   logs.rs        what is slow, how it starts and stops, files that are full
-//!   metrics/       what is counted, and under which names
+//!   logs.rs         what is slow, how it starts and stops, files that are full
+//!   metrics/        what is counted, and under which names
 //!   tracing.rs      what a collector hears of one request
 //!   process/ http   flags, files, signals, exit codes; the client port spoken to by other than gRPC
 //!   differential/   one script for etcd and for Castd, and the list of the differences we want
@@ -28,6 +29,7 @@ mod http;
 mod kv;
 mod lease;
 mod logs;
+mod maintenance;
 mod members;
 mod metrics;
 mod process;

@@ -20,6 +20,9 @@ mod slow;
 mod span;
 mod watch;
 
+pub use health::Serving;
+pub use maintenance::SNAPSHOTS_MAX;
+
 use crate::api::grpc::span::ServerSpan;
 use crate::api::listen::Routes;
 use crate::api::permit::{Caller, Permit, authorize};
@@ -33,8 +36,10 @@ use futures_util::stream::{BoxStream, Stream, StreamExt as _};
 use prost::Message;
 use std::any::Any;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
@@ -51,6 +56,8 @@ pub struct EdgeSettings {
     pub election_timeout: Duration,
     /// As `--quota-backend-bytes` works out; reported by Status.
     pub quota_bytes: i64,
+    /// The gate `StopGRPCServiceOnDefrag`.
+    pub stops_serving_on_defragment: bool,
     /// `--warning-unary-request-duration`.
     pub slow_request: Duration,
     /// `--warning-apply-duration`, also for reads.
@@ -71,6 +78,10 @@ pub struct Edge {
     pub tracer: Tracer,
     pub metrics: Metrics,
     pub settings: EdgeSettings,
+    /// What the health service says.
+    pub serving: Serving,
+    /// Places for clients that take a snapshot, [`SNAPSHOTS_MAX`].
+    pub snapshots: Arc<Semaphore>,
     pub clock: Clock,
     /// Cancelled when the member stops: streams end then, other calls finish.
     pub stopping: CancellationToken,

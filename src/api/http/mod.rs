@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   client.rs    the client port: all of the below behind access.rs, and 404
-//!   peer.rs      the peer port: /version, /members
+//!   peer.rs      the peer port: /version, /members, /downgrade/enabled
 //!   metrics.rs   /metrics; with health.rs also the application of --listen-metrics-urls
 //!   health.rs    /health, /livez, /readyz
 //!   debug.rs     /debug/vars

@@ -86,6 +86,11 @@ impl PeerHttpBackend for Probe {
         ClusterId(0xdc50_b8da_ae93_b3e0)
     }
 
+    fn downgrade_enabled(&self) -> BoxFuture<'static, Result<bool, String>> {
+        let answer = if !self.leaderless { Ok(true) } else { Err("etcdserver: request timed out".to_owned()) };
+        Box::pin(std::future::ready(answer))
+    }
+
     fn members(&self) -> Vec<PeerMember> {
         let url = |port: u16| vec![format!("http://127.0.0.1:{port}")];
         vec![

@@ -242,3 +242,16 @@ async fn the_peer_port_lists_the_members() {
     assert_eq!(get(&app, "/health").await.status, 404);
     assert_eq!(ask(&app, TestRequest::post().uri("/members")).await.status, 405);
 }
+
+#[actix_web::test]
+async fn the_peer_port_says_whether_a_downgrade_is_under_way() {
+    let app = peer_app(PeerHttp { backend: Arc::new(Probe::default()) });
+    let answer = get(&app, "/downgrade/enabled").await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, "true"));
+    assert_eq!(answer.header("content-type"), "text/plain");
+    assert_eq!(answer.header("x-etcd-cluster-id"), "dc50b8daae93b3e0");
+    assert_eq!(ask(&app, TestRequest::post().uri("/downgrade/enabled")).await.status, 405);
+    let app = peer_app(PeerHttp { backend: Arc::new(Probe { leaderless: true, ..Probe::default() }) });
+    let answer = get(&app, "/downgrade/enabled").await;
+    assert_eq!((answer.status, answer.body.as_str()), (500, "failed linearized read: etcdserver: request timed out\n"));
+}

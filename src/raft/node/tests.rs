@@ -1,5 +1,7 @@
 //! A member of three whose peers are not there.
 
+mod several;
+
 use super::*;
 use crate::raft::log::Recovered;
 use crate::raft::terms::TermIndex;

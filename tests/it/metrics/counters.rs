@@ -41,8 +41,10 @@ const MOVES: &[(&str, f64)] = &[
     ("etcd_server_proposals_applied_total", 15.0),
 ];
 
-/// Of every call: started, received, sent, and how it was handled.
-const CALLS: &[(&str, &str, &str, f64, f64, f64, &str, f64)] = &[
+/// Kind, service, method; started, received, sent; a code, and how often it was handled with that.
+type Call = (&'static str, &'static str, &'static str, f64, f64, f64, &'static str, f64);
+
+const CALLS: &[Call] = &[
     ("unary", "KV", "Put", 9.0, 9.0, 9.0, "OK", 9.0),
     ("unary", "KV", "Range", 3.0, 3.0, 2.0, "OK", 2.0),
     ("unary", "KV", "Range", 3.0, 3.0, 2.0, "OutOfRange", 1.0),
@@ -120,7 +122,7 @@ fn messages_have_as_many_bytes_as_etcd_counts() {
         block_on(async {
             let server = setup.ports(ports).start();
             let moved = moves(&server).await;
-            BYTES.map(|name| moved(name))
+            BYTES.map(moved)
         })
     };
     assert_eq!(of(Setup::castd(Backend::Memory)), of(Setup::etcd("etcd")));
