@@ -18,6 +18,7 @@ use crate::ids::{ClusterId, MemberId};
 use crate::lease::LeaseError;
 use crate::membership::downgrade::DowngradeError;
 use crate::mvcc::{MvccError, RequestError as CheckError};
+use crate::queue::QueueError;
 use crate::raft::node::{RaftError, Status};
 use crate::state::{Outcome, View};
 use crate::telemetry::trace::SpanContext;
@@ -81,6 +82,13 @@ pub enum RequestError {
     RangeStreamUnsupported(&'static str),
     #[error("unknown health service")]
     UnknownHealthService,
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    #[error("the caller's deadline has passed")]
+    DeadlineExceeded,
+    /// Of Lock and Election, whose callers get every error without its code.
+    #[error(transparent)]
+    Uncoded(Box<RequestError>),
 }
 
 /// A value that one actor writes and anybody reads, without waiting for either.

@@ -14,6 +14,7 @@ pub mod membership;
 pub mod memory_lock;
 pub mod mvcc;
 pub mod process;
+pub mod queue;
 pub mod raft;
 pub mod recovery;
 pub mod snapshot;

@@ -7,7 +7,7 @@
 use crate::actors::applier;
 use crate::actors::snapshotter::Defragment;
 use crate::api::grpc::{Edge, EdgeSettings, SNAPSHOTS_MAX, Serving};
-use crate::api::http::{Access, ClientHttp, PeerHttp, client_app, peer_app};
+use crate::api::http::{Access, ClientHttp, Gateway, PeerHttp, client_app, peer_app};
 use crate::api::listen::{EdgeServer, ListenError, ListenOn, ListenSettings, Routes};
 use crate::api::member_http::MemberHttp;
 use crate::boot::{self, Boot, BootError};
@@ -150,13 +150,12 @@ impl Member {
         let (client_port, peer_port) = runtime.block_on(async {
             let access = Access { origins: config.cors.clone(), hosts: config.host_whitelist.clone() };
             let read_timeout = config.request_timeout();
-            let client_app = client_app(ClientHttp { backend: http.clone(), access, read_timeout, log: log.clone() });
-            let client_port = EdgeServer::start(
-                listen_settings("client", config, client_sockets),
-                edge.routes(),
-                client_app,
-                log.clone(),
-            );
+            let routes = edge.routes();
+            let gateway = config.enable_grpc_gateway.then(|| Gateway::new(routes.clone(), edge.receive_bytes_max()));
+            let client_app =
+                client_app(ClientHttp { backend: http.clone(), access, read_timeout, gateway, log: log.clone() });
+            let client_port =
+                EdgeServer::start(listen_settings("client", config, client_sockets), routes, client_app, log.clone());
             let client_port = client_port.await?;
             let peer_app = peer_app(PeerHttp { backend: http });
             let peer_port = EdgeServer::start(

@@ -92,10 +92,8 @@ pub struct LookUpCompactionHash {
 /// Why there is no snapshot for a client.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ExportError {
-    #[error(
-        "only {free_bytes} bytes are free on the disk of the data directory, too few to write a snapshot beside the data"
-    )]
-    NoSpace { free_bytes: u64 },
+    #[error("{0}")]
+    NoSpace(String),
     #[error("{0}")]
     Failed(String),
 }
@@ -103,7 +101,7 @@ pub enum ExportError {
 impl From<PortableError> for ExportError {
     fn from(error: PortableError) -> Self {
         match error {
-            PortableError::Snapshot(SnapshotError::NoSpace { free_bytes }) => ExportError::NoSpace { free_bytes },
+            PortableError::Snapshot(error @ SnapshotError::NoSpace { .. }) => ExportError::NoSpace(error.to_string()),
             other => ExportError::Failed(other.to_string()),
         }
     }
@@ -173,6 +171,8 @@ pub struct Snapshotter {
     is_reclaiming: bool,
     /// A compaction has left something to give back.
     has_reclaimable: bool,
+    /// Somebody asked for all that there is to give back, and may have gone since.
+    is_defragment_wanted: bool,
     defragment: Vec<Caller<()>>,
     is_exporting: bool,
     export: Vec<Caller<Result<Exported, ExportError>>>,
@@ -201,6 +201,7 @@ impl Snapshotter {
             is_purging: false,
             is_reclaiming: false,
             has_reclaimable: false,
+            is_defragment_wanted: false,
             defragment: Vec::new(),
             is_exporting: false,
             export: Vec::new(),
@@ -268,22 +269,22 @@ impl Snapshotter {
 impl Snapshotter {
     /// What callers ask for is all there is to give back; a compaction leaves something in one table only.
     fn reclaim(&mut self, context: &mut Context<Self>) {
-        let callers = std::mem::take(&mut self.defragment);
-        if self.is_reclaiming || (callers.is_empty() && !self.has_reclaimable) {
-            self.defragment = callers;
+        if self.is_reclaiming || !(self.is_defragment_wanted || self.has_reclaimable) {
             return;
         }
         self.is_reclaiming = true;
         self.has_reclaimable = false;
+        let is_defragment = std::mem::take(&mut self.is_defragment_wanted);
+        let callers = std::mem::take(&mut self.defragment);
         let backend = Arc::clone(self.links.view.load().backend());
         let (clock, metrics, log) = (self.clock, self.metrics.clone(), self.log.clone());
         self.on_worker("reclaim", context, move || {
-            if callers.is_empty() {
-                backend.reclaim(Table::Kv)?;
-            } else {
+            if is_defragment {
                 defragment(backend.as_ref(), clock, &metrics, &log)?;
-                callers.into_iter().for_each(|caller| caller.answer(()));
+            } else {
+                backend.reclaim(Table::Kv)?;
             }
+            callers.into_iter().for_each(|caller| caller.answer(()));
             Ok(Done::Reclaimed)
         });
     }
@@ -374,7 +375,12 @@ impl Handler<Defragment> for Snapshotter {
     type Result = ();
 
     fn handle(&mut self, command: Defragment, context: &mut Self::Context) {
+        if self.defragment.len() == self.defragment.capacity() {
+            // Before the list grows, those who have gone are taken off it.
+            self.defragment.retain(|caller| !caller.reply.is_closed());
+        }
         self.defragment.push(Caller::new(command.reply, &command.span));
+        self.is_defragment_wanted = true;
         self.reclaim(context);
     }
 }

@@ -18,6 +18,7 @@ mod bridge;
 mod drain;
 mod gather;
 mod handshake;
+mod hang_up;
 mod http2;
 mod http_threads;
 mod routes;
@@ -25,7 +26,8 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
-pub use routes::Routes;
+pub use hang_up::HangUp;
+pub use routes::{Routes, Within};
 pub use socket::{ListenError, bind};
 
 use crate::api::http::HttpApp;
@@ -96,7 +98,7 @@ impl ListenSettings {
             keepalive_timeout: Duration::from_secs(20),
             idle_timeout: Duration::from_secs(120),
             request_body_bytes_max: 2 << 20,
-            bridged_requests_max: 1_024,
+            bridged_requests_max: 16_384,
             http_threads: 1,
         }
     }
@@ -146,7 +148,7 @@ impl EdgeServer {
             connections: Arc::new(Semaphore::new(settings.connections_max.clamp(1, Semaphore::MAX_PERMITS))),
             handshakes: Handshakes::new(settings.handshakes_max, settings.handshake_timeout),
             http2: http2::Http2::new(&settings, routes),
-            bridge: Bridge::new(threads.sender(), settings.request_body_bytes_max, settings.bridged_requests_max),
+            bridge: Bridge::new(threads.sender(), settings.bridged_requests_max),
             drain: drain.clone(),
             log: log.clone(),
         });

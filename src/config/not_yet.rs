@@ -114,7 +114,7 @@ const IGNORED: &[(&str, Asked, &str)] = &[
     ("auto-compaction-retention", |c| c.auto_compaction != AutoCompaction::Off, "history is not compacted by itself yet; compact it by hand"),
     ("corrupt-check-time", |c| !c.corrupt_check_time.is_zero(), NO_COMPARING),
     ("compact-hash-check-time", |c| c.compact_hash_check_time != Duration::from_mins(1), NO_COMPARING),
-    ("downgrade-check-time", |c| c.downgrade_check_time != Duration::from_secs(5), "clusters are not downgraded yet"),
+    ("downgrade-check-time", |c| c.downgrade_check_time != Duration::from_secs(5), "a member's data is never converted for the release before, so nothing is looked at"),
     ("initial-election-tick-advance", |c| !c.initial_election_tick_advance, "a lone member campaigns at once; this is for larger clusters, which are not served yet"),
     ("raft-read-timeout", |c| c.peer_read_timeout != PEER_TIMEOUT_MIN, NO_PEERS),
     ("raft-write-timeout", |c| c.peer_write_timeout != PEER_TIMEOUT_MIN, NO_PEERS),

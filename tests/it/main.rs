@@ -23,11 +23,13 @@ mod harness;
 
 mod differential;
 mod durability;
+mod elections;
 mod etcdctl;
 mod fsync;
 mod http;
 mod kv;
 mod lease;
+mod locks;
 mod logs;
 mod maintenance;
 mod members;

@@ -21,7 +21,7 @@ use crate::state;
 use castd_proto::Rpc;
 use castd_proto::etcdserverpb as pb;
 use castd_proto::etcdserverpb::maintenance_server::Maintenance;
-use slog::{info, warn};
+use slog::info;
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 
@@ -109,18 +109,27 @@ impl Maintenance for Edge {
             info!(self.log, "starting defragment");
             let (reply, done) = oneshot::channel();
             self.cast.snapshotter(&admitted.permit).do_send(Defragment { reply, span: admitted.span() });
-            let pause = self.settings.stops_serving_on_defragment.then(|| self.serving.pause());
-            let (log, call) = (self.log.clone(), admitted);
-            let running = tokio::spawn(async move {
-                let done = done.await;
-                drop((pause, call));
-                match &done {
-                    Ok(()) => info!(log, "finished defragment"),
-                    Err(_) => warn!(log, "failed to defragment"; "error" => "the member is shutting down"),
+            let done = async {
+                if self.settings.stops_serving_on_defragment {
+                    // Health tells of the run, not of the client.
+                    let pause = self.serving.pause();
+                    let running = tokio::spawn(async move {
+                        let done = done.await;
+                        drop(pause);
+                        done.ok()
+                    });
+                    running.await.ok().flatten()
+                } else {
+                    done.await.ok()
                 }
-                done
-            });
-            running.await.ok().and_then(Result::ok).ok_or(RequestError::Stopped)?;
+            };
+            // It may take minutes, and a member that stops does not wait for it.
+            let done = tokio::select! {
+                done = done => done,
+                () = self.stopping.cancelled() => None,
+            };
+            done.ok_or(RequestError::Stopped)?;
+            info!(self.log, "finished defragment");
             Ok(pb::DefragmentResponse { header: None })
         })
         .await

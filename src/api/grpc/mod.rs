@@ -8,6 +8,7 @@
 
 mod auth;
 mod cluster;
+mod deadline;
 mod election;
 mod health;
 mod kv;
@@ -15,7 +16,10 @@ mod lease;
 mod lock;
 mod long_call;
 mod maintenance;
+mod observe;
+mod own_watch;
 mod range_stream;
+mod session;
 mod slow;
 mod span;
 mod watch;
@@ -197,7 +201,7 @@ impl Edge {
         if was_admitted && !matches!(answer, Err(RequestError::Check(_))) {
             self.count_served(rpc, answer.is_ok(), took);
         }
-        if took > self.settings.slowest_quiet() {
+        if took > self.settings.slowest_quiet() && !waits_for_others(rpc) {
             let answer = answer.as_ref().map(|answer| (answer as &dyn Any, answer.encoded_len()));
             self.tell_slow(&slow::Finished { rpc, took, request_bytes, answer });
         }
@@ -264,9 +268,14 @@ impl Edge {
         }
     }
 
+    /// The largest message that is received.
+    pub fn receive_bytes_max(&self) -> usize {
+        self.cast.limits().request_bytes_max + RECEIVE_OVERHEAD_BYTES
+    }
+
     /// Every service that a client can call, on one set of routes.
     pub fn routes(&self) -> Routes {
-        let receive_bytes_max = self.cast.limits().request_bytes_max + RECEIVE_OVERHEAD_BYTES;
+        let receive_bytes_max = self.receive_bytes_max();
         macro_rules! service {
             ($server:path) => {
                 <$server>::new(self.clone())
@@ -290,6 +299,11 @@ impl Edge {
 /// The state machine answers each kind of request with its own kind of outcome; anything else is a bug of ours.
 fn mismatch(asked: &str, got: &Outcome) -> ! {
     panic!("a {asked} was answered with {got:?}")
+}
+
+/// What takes long by its nature: until another client lets go.
+fn waits_for_others(rpc: Rpc) -> bool {
+    matches!(rpc, Rpc::Lock | Rpc::ElectionCampaign)
 }
 
 /// The client's API version, a label of one metric.

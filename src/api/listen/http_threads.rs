@@ -11,6 +11,7 @@ use super::ListenSettings;
 use super::bridge::{self, BridgedRequest};
 use super::drain::Drain;
 use super::handshake::{Prefix, Rewound};
+use super::hang_up::Listening;
 use crate::api::http::HttpApp;
 use actix_http::body::BoxBody;
 use actix_http::{HttpService, KeepAlive, Protocol, Request, Response};
@@ -149,6 +150,9 @@ impl Worker {
             .client_request_timeout(self.head_timeout)
             .client_disconnect_timeout(self.head_timeout)
             .graceful_shutdown_signal(move || drain.begun())
+            .on_connect_ext(|stream: &Listening<Rewound<TcpStream>>, extensions| {
+                extensions.insert(stream.hang_up());
+            })
             .finish(fn_service(move |request: Request| {
                 let app = answering.clone();
                 async move { Ok::<_, Infallible>(respond(&*app, request).await) }
@@ -167,7 +171,7 @@ impl Worker {
                     let http1 = http1.clone();
                     actix_rt::spawn(async move {
                         let Ok(stream) = TcpStream::from_std(stream) else { return };
-                        let stream = Rewound { prefix, stream };
+                        let stream = Listening::new(Rewound { prefix, stream });
                         tokio::select! {
                             // The application is always ready, so nobody is asked.
                             // Errors here are clients that left, sent nonsense, or took too long.
