@@ -33,6 +33,16 @@ pub const DELTAS: &[Delta] = &[
     other("endpoint status -w fields", "3.4.23", "3.7.1", VERSION),
     other("endpoint status -w table", "3.4.23", "3.7.1", VERSION),
     other("endpoint status --cluster -w json", "3.4.23", "3.7.1", VERSION),
+    other("endpoint status --cluster", "3.4.23", "3.7.1", VERSION),
+    other("endpoint status --cluster -w fields", "3.4.23", "3.7.1", VERSION),
+    other("endpoint status --cluster -w table", "3.4.23", "3.7.1", VERSION),
+    other("@bare endpoint status --endpoints={endpoint},http://{endpoint} -w json", "3.4.23", "3.7.1", VERSION),
+    other(
+        "@bare endpoint status --endpoints=127.0.0.1:1,{endpoint} --command-timeout=200ms",
+        "3.4.23",
+        "3.7.1",
+        VERSION,
+    ),
     other("get leased --keys-only -w json", ",\"lease\":4660", "", KEYS_ONLY),
     other("get leased --keys-only -w fields", "\"Lease\" : 4660", "\"Lease\" : 0", KEYS_ONLY),
 ];
