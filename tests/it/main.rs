@@ -10,6 +10,8 @@
 //!   restart.rs      what is still there after a stop and after a kill
 //!   durability/     the same a hundred times over, under load
 //!   fsync.rs        a disk that fails
+//!   logs.rs         what is slow, how it starts and stops, files that are full
+//!   metrics/        what is counted, and under which names
 //!   tracing.rs      what a collector hears of one request
 //!   process/ http   flags, files, signals, exit codes; the client port spoken to by other than gRPC
 //!   listeners.rs    unix sockets, ports for HTTP or metrics alone, descriptors
@@ -33,8 +35,10 @@ mod kv;
 mod lease;
 mod listeners;
 mod locks;
+mod logs;
 mod maintenance;
 mod members;
+mod metrics;
 mod process;
 mod quota;
 mod restart;
