@@ -15,7 +15,7 @@ mod stage;
 use crate::harness::server::Ports;
 use crate::harness::{Backend, Place, Setup, block_on};
 use deltas::{DELTAS, Delta};
-use stage::{Transcript, play};
+use stage::{NO_ID, Transcript, play};
 use std::collections::BTreeSet;
 
 /// Fewer would not be the whole of etcdctl.
@@ -67,6 +67,8 @@ fn castd_answers_as_etcd_does_but_for_the_listed_deltas(name: &str) {
     };
     let as_etcd = || block_on(play(script.text, with_flags(Setup::etcd("etcd"), &[])));
     let etcd = as_etcd();
+    let nameless = etcd.iter().find(|(_, answer)| answer.stdout.contains(NO_ID));
+    assert!(nameless.is_none(), "the script expects an id where etcd has none: {nameless:?}");
     if std::env::var_os("CASTD_TEST_SERVER").is_some() {
         compare("etcd again", &etcd, &as_etcd(), &[]);
         return;

@@ -140,8 +140,9 @@ const BEFORE_IDS: &[&str] = &["lease ", "Member ", "/", "\"ID\":"];
 const ID_DIGITS_MIN: usize = 10;
 
 impl Names {
-    /// Finds the id in an answer that has none of the names yet.
-    pub fn learn(&mut self, name: &str, answer: &str) {
+    /// Finds the id in an answer that has none of the names yet. False if there is none.
+    #[must_use]
+    pub fn learn(&mut self, name: &str, answer: &str) -> bool {
         let found = BEFORE_IDS.iter().flat_map(|before| {
             let radix = if before.ends_with(':') { 10 } else { 16 };
             answer.split(before).skip(1).filter_map(move |rest| {
@@ -151,7 +152,7 @@ impl Names {
             })
         });
         let id = found.into_iter().find(|id| !self.0.values().any(|known| known == id));
-        self.0.insert(name.to_owned(), id.unwrap_or_else(|| panic!("no id for {name}: {answer}")));
+        id.is_some_and(|id| self.0.insert(name.to_owned(), id).is_none())
     }
 
     /// `{name}` is the hex id of that name.

@@ -10,6 +10,9 @@ use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Stands in an answer that should have named something.
+pub const NO_ID: &str = "(no id in this answer)";
+
 /// What a server answered to each line, in order.
 pub type Transcript = Vec<(String, Answer)>;
 
@@ -79,8 +82,10 @@ impl Stage {
             let (rest, mode) = (metadata.len() % 512, metadata.permissions().mode() & 0o777);
             answer.stdout += &format!("{file}: {rest} bytes above a multiple of 512, mode {mode:o}\n");
         }
-        if let Some(name) = &talk.name {
-            self.names.learn(name, &answer.stdout);
+        if let Some(name) = &talk.name
+            && !self.names.learn(name, &answer.stdout)
+        {
+            answer.stdout += NO_ID;
         }
         self.neutral(&talk.command(), answer)
     }

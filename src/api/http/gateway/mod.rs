@@ -113,7 +113,8 @@ async fn serve(gateway: &Gateway, request: &HttpRequest, payload: web::Payload) 
             Ok(caller) => caller,
             Err(status) => return refuse(&status, None),
         };
-        let opened = socket::serve(request, payload, gateway.object_bytes_max(), || call::start(gateway, rpc, caller, remote));
+        let opened =
+            socket::serve(request, payload, gateway.object_bytes_max(), || call::start(gateway, rpc, caller, remote));
         return opened.unwrap_or_else(|error| error.error_response());
     }
     if request.method() != Method::POST {
