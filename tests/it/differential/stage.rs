@@ -78,9 +78,13 @@ impl Stage {
             });
         }
         if let Some(file) = &talk.saves {
-            let metadata = std::fs::metadata(self.server.directory().join(file)).expect("it has been written");
-            let (rest, mode) = (metadata.len() % 512, metadata.permissions().mode() & 0o777);
-            answer.stdout += &format!("{file}: {rest} bytes above a multiple of 512, mode {mode:o}\n");
+            answer.stdout += &match std::fs::metadata(self.server.directory().join(file)) {
+                Ok(metadata) => {
+                    let (rest, mode) = (metadata.len() % 512, metadata.permissions().mode() & 0o777);
+                    format!("{file}: {rest} bytes above a multiple of 512, mode {mode:o}\n")
+                }
+                Err(error) => format!("{file}: {error}\n"),
+            };
         }
         if let Some(name) = &talk.name
             && !self.names.learn(name, &answer.stdout)
