@@ -19,13 +19,14 @@ use crate::lease::LeaseError;
 use crate::membership::downgrade::DowngradeError;
 use crate::mvcc::{MvccError, RequestError as CheckError};
 use crate::queue::QueueError;
+use crate::quota::{Quota, Shortage, cost};
 use crate::raft::node::{RaftError, Status};
-use crate::state::{Outcome, View};
+use crate::state::{Alarm, Outcome, View};
 use crate::telemetry::trace::SpanContext;
 use actix::Addr;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use castd_proto::castdpb::{RaftRequest, raft_request};
+use castd_proto::castdpb::{RaftRequest, SpaceShortage, raft_request};
 use castd_proto::etcdserverpb::ResponseHeader;
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -71,6 +72,14 @@ pub enum RequestError {
     TooLarge,
     #[error("no leader is known")]
     NoLeader,
+    /// A write that was not carried out: there is no room for it, or the alarm NOSPACE is on.
+    #[error("the store has reached its quota")]
+    NoSpace,
+    /// A write that was carried out, and went beyond this member's quota.
+    #[error("the store has grown beyond its quota")]
+    BeyondQuota(Shortage),
+    #[error("the alarm CORRUPT is on")]
+    Corrupt,
     #[error("the member is shutting down")]
     Stopped,
     /// A part of etcd's API that this release does not have yet; the text names it.
@@ -211,6 +220,8 @@ pub struct Limits {
     /// Of the encoded raft request, in bytes.
     pub request_bytes_max: usize,
     pub txn_ops_max: usize,
+    /// Of this member's store.
+    pub quota: Quota,
 }
 
 pub struct Addresses {
@@ -229,6 +240,8 @@ struct Inner {
     writes: Arc<Room>,
     reads: Arc<Room>,
     read_turns: ReadTurns,
+    /// Held by who raises the alarm NOSPACE; whoever else was refused meanwhile waits for it.
+    raising: tokio::sync::Mutex<()>,
 }
 
 /// The ways into the cast. Cheap to clone.
@@ -243,8 +256,8 @@ impl Cast {
         identity: Identity,
         limits: Limits,
     ) -> Self {
-        let (writes, reads, read_turns) = Default::default();
-        Cast(Arc::new(Inner { addresses, view, status, identity, limits, writes, reads, read_turns }))
+        let (writes, reads, read_turns, raising) = Default::default();
+        Cast(Arc::new(Inner { addresses, view, status, identity, limits, writes, reads, read_turns, raising }))
     }
 
     pub fn limits(&self) -> Limits {
@@ -269,7 +282,7 @@ impl Cast {
         }
     }
 
-    /// Replicates `op` and answers with what applying it gave.
+    /// Replicates `op` and answers with what applying it gave. What needs room is refused when there is none.
     pub async fn replicate(
         &self,
         _permit: &Permit,
@@ -277,10 +290,43 @@ impl Cast {
         span: SpanContext,
     ) -> Result<Outcome, RequestError> {
         let committed = self.0.status.load().committed.0;
-        if committed > self.0.view.load().applied.0 + APPLY_BACKLOG_MAX {
+        let view = self.0.view.load();
+        let shortage = self.0.limits.quota.shortage(view.size().db_size, cost::of(&op));
+        let is_behind = committed > view.applied.0 + APPLY_BACKLOG_MAX;
+        // Compaction waits for views that are held.
+        drop(view);
+        if let Some(shortage) = shortage {
+            return Err(self.out_of_space(shortage).await);
+        }
+        if is_behind {
             return Err(RequestError::TooManyRequests);
         }
-        self.propose(op, span).await
+        match self.propose(op, span).await {
+            Err(RequestError::BeyondQuota(shortage)) => Err(self.out_of_space(shortage).await),
+            outcome => outcome,
+        }
+    }
+
+    /// What a request that is wrong in another way, too, is refused with: etcd looks at the quota first.
+    pub async fn refusal(&self, _permit: &Permit, cost: u64, error: RequestError) -> RequestError {
+        let shortage = self.0.limits.quota.shortage(self.0.view.load().size().db_size, cost);
+        match shortage {
+            Some(shortage) => self.out_of_space(shortage).await,
+            None => error,
+        }
+    }
+
+    /// Raises the alarm of this member, unless it is on, before a client hears of it. A hundred refusals raise it once.
+    async fn out_of_space(&self, shortage: Shortage) -> RequestError {
+        let alarm = Alarm::no_space(self.0.identity.member);
+        let _turn = self.0.raising.lock().await;
+        if !self.0.view.load().alarms.contains(alarm) {
+            let Shortage { db_size, needed_bytes } = shortage;
+            let report = SpaceShortage { member_id: alarm.member.0, db_size, needed_bytes };
+            // If it gets lost, the next refusal raises it.
+            let _ = self.replicate_own(raft_request::Op::SpaceShortage(report)).await;
+        }
+        RequestError::NoSpace
     }
 
     /// As [`Cast::replicate`], for what the member does in its own name: also while a long log is being replayed.

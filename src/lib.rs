@@ -15,6 +15,7 @@ pub mod memory_lock;
 pub mod mvcc;
 pub mod process;
 pub mod queue;
+pub mod quota;
 pub mod raft;
 pub mod recovery;
 pub mod snapshot;

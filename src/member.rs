@@ -14,6 +14,7 @@ use crate::boot::{self, Boot, BootError};
 use crate::cast::{Cast, Limits, RequestError};
 use crate::config::{CASTD_VERSION, CLUSTER_VERSION, Config, ETCD_VERSION};
 use crate::membership::urls::UrlSet;
+use crate::quota::Quota;
 use crate::storage::DataDir;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::{Build, Metrics, RequestKind};
@@ -91,9 +92,16 @@ impl Member {
         for (gate, stage, on) in config.feature_gates.all() {
             metrics.server.feature_enabled.with_label_values(&[gate, stage]).set(i64::from(on));
         }
-        metrics.server.quota_backend_bytes.set(quota_bytes(config));
-        let limits =
-            Limits { request_bytes_max: config.max_request_bytes as usize, txn_ops_max: config.max_txn_ops as usize };
+        let quota = Quota::new(config.quota_backend_bytes);
+        metrics.server.quota_backend_bytes.set(quota.reported());
+        let limited =
+            if config.quota_backend_bytes.is_some() { "enabled backend quota" } else { "disabled backend quota" };
+        info!(log, "{limited}"; "quota-size-bytes" => quota.reported(), "quota-auto-disarm" => config.quota_auto_disarm);
+        let limits = Limits {
+            request_bytes_max: config.max_request_bytes as usize,
+            txn_ops_max: config.max_txn_ops as usize,
+            quota,
+        };
         let around = Surroundings {
             clock,
             metrics: metrics.clone(),
@@ -105,6 +113,9 @@ impl Member {
                 delete_every: config.compaction_sleep_interval,
                 slow_apply: config.warning_apply_duration,
                 report_entries: config.snapshot_count,
+                member: identity.member,
+                quota,
+                auto_disarm: config.quota_auto_disarm,
             },
             request_timeout: config.request_timeout(),
         };
@@ -125,7 +136,6 @@ impl Member {
             metrics: metrics.clone(),
             settings: EdgeSettings {
                 election_timeout: config.election_timeout,
-                quota_bytes: quota_bytes(config),
                 stops_serving_on_defragment: config.feature_gates.is_on("StopGRPCServiceOnDefrag"),
                 slow_request: config.warning_unary_request_duration,
                 slow_read: config.warning_apply_duration,
@@ -293,7 +303,7 @@ fn defragment_if_due(config: &Config, cast: &Cast, log: &Logger) {
     if threshold_bytes == 0 {
         return;
     }
-    let size = cast.own_view().size();
+    let size = cast.own_view().engine_size();
     if size.allocated_bytes.saturating_sub(size.in_use_bytes) < threshold_bytes {
         info!(log, "Skipping defragmentation"; "reason" => "less can be given back than the threshold",
             "current-db-size-bytes" => size.allocated_bytes, "current-db-size-in-use-bytes" => size.in_use_bytes,
@@ -302,10 +312,6 @@ fn defragment_if_due(config: &Config, cast: &Cast, log: &Logger) {
     }
     let (reply, _) = oneshot::channel();
     cast.own_snapshotter().do_send(Defragment { reply, span: SpanContext::default() });
-}
-
-fn quota_bytes(config: &Config) -> i64 {
-    config.quota_backend_bytes.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX))
 }
 
 fn listen_settings(name: &'static str, config: &Config, sockets: Vec<std::net::TcpListener>) -> ListenSettings {

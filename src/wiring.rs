@@ -156,6 +156,7 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
         backend_durable: snapshotter.address.clone().recipient(),
         compaction_scheduled: snapshotter.address.clone().recipient(),
         compaction_finished: snapshotter.address.clone().recipient(),
+        propose: raft_node.address.clone().recipient(),
     };
     let snapshotter_links = snapshotter::Links {
         truncate_log: log_writer.address.clone().recipient(),

@@ -5,32 +5,38 @@
 //!                                            ├─LeasesChanged─▶ LeaseKeeper
 //!                                            ├─Applied, ConfChangeApplied──▶ RaftNode
 //!                                            ├─BackendDurable──▶ Snapshotter
+//!                                            ├─Propose: my alarm goes──▶ RaftNode
 //!                                            └─replies──▶ edge
 //! ```
 //!
 //! The order of one slice is fixed: the backend first, then the published view, then the watchers, then the replies. So
 //! whoever got a reply finds the write in the view. Physical deletion after a compaction also runs here, a small piece
-//! with each tick, because the backend has one writer.
+//! with each tick, because the backend has one writer. And as nobody else knows sooner how large the store is, it is here
+//! that an alarm NOSPACE is taken back; when, says [`AutoDisarm`].
 
 mod stopwatch;
 
 use self::stopwatch::Stopwatch;
 use crate::actors::Tick;
 use crate::actors::lease_keeper::LeasesChanged;
-use crate::actors::raft_node::{self, ConfChangeApplied};
+use crate::actors::raft_node::{self, ConfChangeApplied, Propose};
 use crate::actors::snapshotter::{BackendDurable, CompactionFinished, CompactionScheduled};
 use crate::actors::watch_hub::StoreChanged;
 use crate::cast::{Published, Reply, RequestError};
-use crate::ids::LogIndex;
+use crate::ids::{LogIndex, MemberId};
 use crate::process;
-use crate::state::{Applied, Machine, Outcome, View};
+use crate::quota::{AutoDisarm, Quota};
+use crate::state::{Alarm, AlarmChange, Applied, Machine, Outcome, View};
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::{Span, SpanContext};
 use actix::{Actor, Context, Handler, Message, Recipient};
-use raft::eraftpb::Entry;
+use castd_proto::castdpb::{RaftRequest, SpaceRegained, raft_request::Op};
+use prost::Message as _;
+use raft::eraftpb::{Entry, EntryType};
 use slog::Logger;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// How often the backend is asked what is durable and whether its own threads failed.
 const LOOK_AT_BACKEND_EVERY: Duration = Duration::from_secs(1);
@@ -60,6 +66,12 @@ pub struct Settings {
     pub slow_apply: Duration,
     /// The Snapshotter is told how far the backend is after so many entries, too (`--snapshot-count`).
     pub report_entries: u64,
+    /// This member.
+    pub member: MemberId,
+    /// `--quota-backend-bytes`.
+    pub quota: Quota,
+    /// `--quota-auto-disarm`.
+    pub auto_disarm: bool,
 }
 
 /// Where the Applier's mail goes.
@@ -71,6 +83,7 @@ pub struct Links {
     pub backend_durable: Recipient<BackendDurable>,
     pub compaction_scheduled: Recipient<CompactionScheduled>,
     pub compaction_finished: Recipient<CompactionFinished>,
+    pub propose: Recipient<Propose>,
 }
 
 pub struct Applier {
@@ -83,6 +96,7 @@ pub struct Applier {
     compacted_at: Duration,
     looked_at: Duration,
     looked_at_index: LogIndex,
+    auto_disarm: AutoDisarm,
     clock: Clock,
     metrics: Metrics,
     log: Logger,
@@ -90,7 +104,7 @@ pub struct Applier {
 
 impl Applier {
     pub fn new(
-        machine: Machine,
+        mut machine: Machine,
         links: Links,
         published: Published<View>,
         settings: Settings,
@@ -98,6 +112,7 @@ impl Applier {
         metrics: Metrics,
         log: Logger,
     ) -> Self {
+        machine.report_beyond(settings.quota);
         Applier {
             machine,
             links,
@@ -107,6 +122,7 @@ impl Applier {
             compacted_at: Duration::ZERO,
             looked_at: Duration::ZERO,
             looked_at_index: LogIndex(0),
+            auto_disarm: AutoDisarm::new(settings.quota, settings.auto_disarm),
             clock,
             metrics,
             log,
@@ -117,7 +133,7 @@ impl Applier {
         let slow = self.settings.slow_apply;
         let mut stopwatch = Stopwatch::start(&slice.entries, slow, self.clock, &self.metrics, &self.log);
         let mut spans = SlicedSpans::start(&slice.waiters);
-        let applied = match self.machine.apply_observed(&slice.entries, &mut stopwatch) {
+        let mut applied = match self.machine.apply_observed(&slice.entries, &mut stopwatch) {
             Ok(applied) => applied,
             Err(error) => process::fatal(&self.log, &format!("a committed entry could not be applied: {error}")),
         };
@@ -127,6 +143,15 @@ impl Applier {
 
         spans.end(&applied.outcomes);
         self.count(&applied);
+        for change in &applied.alarms {
+            self.tell_alarm(*change);
+        }
+        // They were carried out, as etcd does; but who wrote them is to know.
+        for (place, shortage) in applied.over_quota {
+            if let Some(outcome) = applied.outcomes.get_mut(place) {
+                *outcome = Err(RequestError::BeyondQuota(shortage));
+            }
+        }
         if !applied.changes.is_empty() || applied.compacted.is_some() {
             self.metrics.mvcc.current_revision.set(self.machine.revision().0);
             let view = self.published.load();
@@ -171,6 +196,41 @@ impl Applier {
         mvcc.txn.inc_by(counts.txns);
     }
 
+    fn tell_alarm(&self, change: AlarmChange) {
+        match change {
+            AlarmChange::Raised { alarm, shortage } => {
+                let shortage =
+                    shortage.map(|it| format!("{} of {} bytes", it.needed_bytes, self.settings.quota.reported()));
+                slog::warn!(self.log, "alarm raised"; "alarm" => alarm.name(), "from" => %alarm.member, "needs" => shortage);
+                self.show_alarm(alarm, 1);
+            }
+            AlarmChange::Cleared { alarm } => {
+                slog::warn!(self.log, "alarm disarmed"; "alarm" => alarm.name(), "from" => %alarm.member);
+                self.show_alarm(alarm, 0);
+            }
+        }
+    }
+
+    fn show_alarm(&self, alarm: Alarm, is_on: i64) {
+        self.metrics.server.alarms.with_label_values(&[&alarm.member.to_string(), &alarm.name()]).set(is_on);
+    }
+
+    /// Takes this member's alarm back once there is room again.
+    fn disarm(&mut self, now: Duration) {
+        let alarm = Alarm::no_space(self.settings.member);
+        let (raised, db_size) = (self.machine.alarms().get(alarm), self.machine.db_size());
+        let is_due = self.auto_disarm.step(now, raised.and_then(|raised| raised.shortage), db_size);
+        let Some(raised) = raised.filter(|_| is_due) else { return };
+        slog::info!(self.log, "there is room again; disarming the alarm"; "alarm" => alarm.name(), "from" => %alarm.member,
+            "db-size-bytes" => db_size, "quota-size-bytes" => self.settings.quota.reported());
+        let report = SpaceRegained { member_id: alarm.member.0, raised_index: raised.index.0 };
+        let data = RaftRequest { op: Some(Op::SpaceRegained(report)), ..Default::default() }.encode_to_vec().into();
+        // What becomes of it, the log will show.
+        let (sender, _) = oneshot::channel();
+        let (kind, reply, span) = (EntryType::EntryNormal, Reply::internal(sender), SpanContext::default());
+        self.links.propose.do_send(Propose { data, kind, reply, span });
+    }
+
     /// Deletes one piece of what compactions left, when there is something and it is time.
     fn delete_compacted(&mut self, now: Duration) {
         if !self.machine.has_compacted_rows() {
@@ -186,6 +246,8 @@ impl Applier {
         match self.machine.delete_compacted(self.settings.deleted_rows_max) {
             Ok(deleted) => {
                 self.metrics.mvcc.db_compaction_keys.inc_by(deleted.rows as u64);
+                // The store has become smaller.
+                self.published.store(self.machine.view());
                 if let Some(revision) = deleted.finished {
                     slog::info!(self.log, "finished scheduled compaction"; "compact-revision" => revision.0);
                     self.links.compaction_finished.do_send(CompactionFinished);
@@ -236,7 +298,7 @@ impl SlicedSpans {
                     self.of_store.push(span.context());
                     self.of_leases.push(span.context());
                 }
-                Some(Ok(Outcome::Done)) | None => {}
+                Some(Ok(Outcome::Alarm(_) | Outcome::Done)) | None => {}
                 Some(Err(error)) => span.error(error.to_string()),
             }
         }
@@ -248,6 +310,10 @@ impl Actor for Applier {
 
     fn started(&mut self, _: &mut Self::Context) {
         self.look_at_backend();
+        for alarm in self.machine.alarms().iter() {
+            slog::warn!(self.log, "an alarm is still on"; "alarm" => alarm.name(), "from" => %alarm.member);
+            self.show_alarm(alarm, 1);
+        }
     }
 }
 
@@ -267,6 +333,7 @@ impl Handler<Tick> for Applier {
 
     fn handle(&mut self, tick: Tick, _: &mut Self::Context) {
         self.delete_compacted(tick.now);
+        self.disarm(tick.now);
         if tick.now >= self.looked_at + LOOK_AT_BACKEND_EVERY {
             self.looked_at = tick.now;
             self.look_at_backend();

@@ -233,7 +233,7 @@ impl Snapshotter {
     fn act(&mut self, view: Arc<View>, durable: LogIndex, context: &mut Context<Self>) {
         let now = self.clock.now();
         let position = LogPosition { index: view.applied, term: view.term };
-        let state_bytes = view.size().in_use_bytes;
+        let state_bytes = view.size().in_use;
         match self.policy.step(now, position, &view.conf_state, durable, state_bytes) {
             Action::Wait => {}
             Action::Cut { position, conf_state } => {
@@ -243,8 +243,10 @@ impl Snapshotter {
             }
             Action::Flush if !self.is_flushing => {
                 self.is_flushing = true;
+                // Not the view: compaction would wait for it.
+                let backend = Arc::clone(view.backend());
                 self.on_worker("flush", context, move || {
-                    view.backend().flush()?;
+                    backend.flush()?;
                     Ok(Done::Flushed)
                 });
             }
@@ -398,7 +400,7 @@ impl Handler<CompactionScheduled> for Snapshotter {
     type Result = ();
 
     fn handle(&mut self, scheduled: CompactionScheduled, context: &mut Self::Context) {
-        if self.links.view.load().size().in_use_bytes <= HASHED_BYTES_MAX {
+        if self.links.view.load().size().in_use <= HASHED_BYTES_MAX {
             self.hashes.compacted(scheduled.compacted);
             self.hash_compacted(context);
         }

@@ -212,6 +212,8 @@ impl From<&RequestError> for Wire {
             RequestError::TooManyRequests => EtcdError::TooManyRequests,
             RequestError::TooLarge => EtcdError::RequestTooLarge,
             RequestError::NoLeader => EtcdError::NoLeader,
+            RequestError::NoSpace | RequestError::BeyondQuota(_) => EtcdError::NoSpace,
+            RequestError::Corrupt => EtcdError::Corrupt,
             RequestError::Stopped => EtcdError::Stopped,
             RequestError::InvalidClientApiVersion => EtcdError::InvalidClientApiVersion,
             RequestError::UnknownHealthService => EtcdError::UnknownHealthService,

@@ -21,7 +21,7 @@ use crate::ids::Revision;
 
 use super::{
     RowKey, StoreError,
-    index::{Sweep, Tree},
+    index::{Doomed, Sweep, Tree},
 };
 
 /// Row of the table `Meta`: below this nothing can be read. The value is the key of that revision's first row, as in etcd.
@@ -51,7 +51,8 @@ struct Pass {
     from: Option<Vec<u8>>,
     is_swept: bool,
     /// Rows that the index has forgotten and the backend not yet, of each key the oldest first.
-    doomed: VecDeque<RowKey>,
+    doomed: VecDeque<Doomed>,
+    doomed_bytes: u64,
 }
 
 impl Compaction {
@@ -90,28 +91,36 @@ impl Compaction {
         self.pass.is_some() || !self.waiting.is_empty()
     }
 
-    /// Forgets a bounded part of what cannot be read any more. The batch deletes at most `rows_max` rows; it is empty while
-    /// views from before the compaction are held.
-    pub(super) fn step(&mut self, tree: &mut Tree, rows_max: usize) -> WriteBatch {
+    /// What the index has forgotten and the backend not yet.
+    pub(super) fn doomed_bytes(&self) -> u64 {
+        self.pass.as_ref().map_or(0, |pass| pass.doomed_bytes)
+    }
+
+    /// Forgets a bounded part of what cannot be read any more. The batch deletes at most `rows_max` rows, which take so many
+    /// bytes; it is empty while views from before the compaction are held.
+    pub(super) fn step(&mut self, tree: &mut Tree, rows_max: usize) -> (WriteBatch, u64) {
         let mut batch = WriteBatch::new();
-        let Some(mut pass) = self.pass.take().or_else(|| self.next_pass()) else { return batch };
+        let Some(mut pass) = self.pass.take().or_else(|| self.next_pass()) else { return (batch, 0) };
         let rows_max = rows_max.max(1);
         if !pass.is_swept && pass.doomed.len() < rows_max {
             let mut sweep = Sweep::new(pass.revision, rows_max - pass.doomed.len());
             pass.from = tree.sweep(pass.from.as_deref(), &mut sweep);
             pass.is_swept = pass.from.is_none();
+            pass.doomed_bytes += bytes_of(&sweep.doomed);
             pass.doomed.extend(sweep.doomed);
         }
-        let mut rows: Vec<RowKey> = pass.doomed.drain(..rows_max.min(pass.doomed.len())).collect();
+        let mut rows: Vec<Doomed> = pass.doomed.drain(..rows_max.min(pass.doomed.len())).collect();
         rows.sort_unstable();
-        rows.iter().for_each(|row| batch.delete(Table::Kv, row.encode().to_vec()));
+        rows.iter().for_each(|doomed| batch.delete(Table::Kv, doomed.row.encode().to_vec()));
+        let bytes = bytes_of(&rows);
+        pass.doomed_bytes -= bytes;
         if pass.is_swept && pass.doomed.is_empty() {
             self.finished = pass.revision;
             save_revision(&mut batch, FINISHED_ROW, pass.revision);
         } else {
             self.pass = Some(pass);
         }
-        batch
+        (batch, bytes)
     }
 
     /// The latest compaction that no view is in the way of. It does the work of those before it.
@@ -123,8 +132,12 @@ impl Compaction {
             revision = Some(*scheduled);
             self.waiting.pop_front();
         }
-        Some(Pass { revision: revision?, from: None, is_swept: false, doomed: VecDeque::new() })
+        Some(Pass { revision: revision?, from: None, is_swept: false, doomed: VecDeque::new(), doomed_bytes: 0 })
     }
+}
+
+fn bytes_of(rows: &[Doomed]) -> u64 {
+    rows.iter().map(|doomed| u64::from(doomed.bytes)).sum()
 }
 
 pub(super) fn load_revision(backend: &dyn Backend, name: &'static str) -> Result<Option<i64>, StoreError> {

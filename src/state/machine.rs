@@ -4,20 +4,22 @@
 //!   entries of a slice ──▶ mvcc, leases, members ──▶ one WriteBatch (with the applied index) ──▶ backend
 //! ```
 //!
-//! A request that fails leaves no trace but its entry. A backend that fails ends the member.
+//! A request that fails, or that an alarm refuses, leaves no trace but its entry. A backend that fails ends the member.
 
 use crate::cast::RequestError;
-use crate::ids::{LeaseId, LogIndex, Revision, Term};
+use crate::ids::{LeaseId, LogIndex, MemberId, Revision, Term};
 use crate::lease::{Grant, LeaseTable, LeaseTableError};
 use crate::membership::downgrade::{self, Release};
 use crate::membership::members::Members;
 use crate::mvcc::{Changes, Compacted, MvccError, OpCounts, Slice, Store, StoreError};
+use crate::quota::{self, Quota, Shortage, cost};
+use crate::state::alarms::{Alarm, Alarms, Fence, Raised};
 use crate::state::rows::{self, AppliedPosition};
 use crate::state::{Outcome, View};
 use crate::telemetry::metrics::RequestKind;
 use castd_backend_api::{Backend, BackendError, Table};
 use castd_proto::castdpb::{ConfChange, ConfChangeV2, MembershipChange, RaftRequest, raft_request::Op};
-use castd_proto::etcdserverpb as pb;
+use castd_proto::etcdserverpb::{self as pb, alarm_request::AlarmAction};
 use prost::Message as _;
 use raft::eraftpb::{self, ConfState, Entry, EntryType};
 use std::sync::Arc;
@@ -45,6 +47,13 @@ pub enum LeaseChange {
     Checkpointed { lease: LeaseId, remaining_secs: i64 },
 }
 
+/// What became of an alarm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AlarmChange {
+    Raised { alarm: Alarm, shortage: Option<Shortage> },
+    Cleared { alarm: Alarm },
+}
+
 /// What a slice did.
 #[derive(Debug, Default)]
 pub struct Applied {
@@ -59,6 +68,10 @@ pub struct Applied {
     /// Each compaction, with the store as it was before.
     pub compactions: Vec<Compacted>,
     pub leases: Vec<LeaseChange>,
+    pub alarms: Vec<AlarmChange>,
+    /// Entries that were carried out and went beyond this member's own quota, by place in the slice. Other members have
+    /// quotas of their own, so nothing in the state follows from it.
+    pub over_quota: Vec<(usize, Shortage)>,
     pub conf_changes: Vec<eraftpb::ConfChangeV2>,
     pub counts: OpCounts,
 }
@@ -88,12 +101,15 @@ pub struct Deleted {
 pub struct Machine {
     store: Store,
     leases: LeaseTable,
+    alarms: Alarms,
     members: Arc<Members>,
     conf_state: ConfState,
     cluster_version: Option<String>,
     downgrade: Option<String>,
     applied: AppliedPosition,
     backend: Arc<dyn Backend>,
+    /// This member's, for [`Applied::over_quota`] and nothing else.
+    quota: Quota,
 }
 
 impl Machine {
@@ -106,6 +122,7 @@ impl Machine {
         let leases = LeaseTable::open(backend.as_ref(), store.take_attached())?;
         Ok(Machine {
             leases,
+            alarms: Alarms::open(backend.as_ref())?,
             members: Arc::new(rows::read_members(backend.as_ref())?),
             conf_state: rows::read_conf_state(backend.as_ref())?,
             cluster_version: rows::read_cluster_version(backend.as_ref())?,
@@ -113,6 +130,7 @@ impl Machine {
             applied: AppliedPosition::read(backend.as_ref())?,
             store,
             backend,
+            quota: Quota::default(),
         })
     }
 
@@ -122,6 +140,7 @@ impl Machine {
             term: self.applied.term,
             mvcc: self.store.view(),
             leases: self.leases.clone(),
+            alarms: self.alarms.clone(),
             members: Arc::clone(&self.members),
             conf_state: self.conf_state.clone(),
             cluster_version: self.cluster_version.clone(),
@@ -136,6 +155,20 @@ impl Machine {
 
     pub fn revision(&self) -> Revision {
         self.store.revision()
+    }
+
+    pub fn alarms(&self) -> &Alarms {
+        &self.alarms
+    }
+
+    /// The size that counts against the quota.
+    pub fn db_size(&self) -> u64 {
+        quota::db_size(self.store.bytes() + self.leases.bytes())
+    }
+
+    /// From now on entries that go beyond `quota` are reported. There is none at first.
+    pub fn report_beyond(&mut self, quota: Quota) {
+        self.quota = quota;
     }
 
     pub fn backend(&self) -> &dyn Backend {
@@ -179,6 +212,8 @@ impl Machine {
                         entry: AppliedPosition { index: LogIndex(entry.index), term: Term(entry.term) },
                         slice: &mut slice,
                         leases: &mut self.leases,
+                        alarms: &mut self.alarms,
+                        quota: self.quota,
                         members: &mut self.members,
                         cluster_version: &mut self.cluster_version,
                         downgrade: &mut self.downgrade,
@@ -237,7 +272,7 @@ fn kind_of(op: &Op) -> Option<RequestKind> {
         Op::LeaseCheckpoint(_) => RequestKind::LeaseCheckpoint,
         Op::MemberAttributes(_) => RequestKind::ClusterMemberAttrSet,
         Op::ClusterVersion(_) => RequestKind::ClusterVersionSet,
-        Op::Alarm(_) => RequestKind::Alarm,
+        Op::Alarm(_) | Op::SpaceShortage(_) | Op::SpaceRegained(_) => RequestKind::Alarm,
         Op::Downgrade(_) => RequestKind::DowngradeInfoSet,
     })
 }
@@ -247,6 +282,8 @@ struct Step<'a, 's> {
     entry: AppliedPosition,
     slice: &'a mut Slice<'s>,
     leases: &'a mut LeaseTable,
+    alarms: &'a mut Alarms,
+    quota: Quota,
     members: &'a mut Arc<Members>,
     cluster_version: &'a mut Option<String>,
     downgrade: &'a mut Option<String>,
@@ -257,6 +294,21 @@ impl Step<'_, '_> {
     /// The inner error is the request's, the outer one ends the member.
     fn carry_out(&mut self, request: RaftRequest) -> Result<Result<Outcome, RequestError>, StateError> {
         let Some(op) = request.op else { return Ok(Ok(Outcome::Done)) };
+        match self.alarms.fence(&op) {
+            Some(Fence::NoSpace) => return Ok(Err(RequestError::NoSpace)),
+            Some(Fence::Corrupt) => return Ok(Err(RequestError::Corrupt)),
+            None => {}
+        }
+        let db_size = quota::db_size(self.slice.bytes() + self.leases.bytes());
+        let shortage = self.quota.shortage(db_size, cost::of(&op));
+        let outcome = self.carry_out_op(op);
+        if let (Some(shortage), Ok(Ok(_))) = (shortage, &outcome) {
+            self.applied.over_quota.push((self.applied.outcomes.len(), shortage));
+        }
+        outcome
+    }
+
+    fn carry_out_op(&mut self, op: Op) -> Result<Result<Outcome, RequestError>, StateError> {
         let outcome = match op {
             Op::Put(put) => self.slice.put(&put, self.leases).map(Outcome::Put),
             Op::DeleteRange(delete) => self.slice.delete_range(&delete, self.leases).map(Outcome::DeleteRange),
@@ -296,9 +348,20 @@ impl Step<'_, '_> {
                 *self.cluster_version = Some(version.version);
                 Ok(Outcome::Done)
             }
+            Op::Alarm(request) => Ok(self.change_alarm(&request)),
+            Op::SpaceShortage(report) => {
+                let shortage = Shortage { db_size: report.db_size, needed_bytes: report.needed_bytes };
+                self.raise(Alarm::no_space(MemberId(report.member_id)), Some(shortage));
+                Ok(Outcome::Done)
+            }
+            Op::SpaceRegained(report) => {
+                let alarm = Alarm::no_space(MemberId(report.member_id));
+                if self.alarms.get(alarm).is_some_and(|raised| raised.index.0 == report.raised_index) {
+                    self.clear(alarm);
+                }
+                Ok(Outcome::Done)
+            }
             Op::Downgrade(asked) => return Ok(self.downgrade(&asked)),
-            // No member of this release proposes one.
-            Op::Alarm(_) => return Ok(Err(RequestError::NotYet("castd does not have alarms yet"))),
         };
         match outcome {
             Ok(outcome) => Ok(Ok(outcome)),
@@ -338,6 +401,38 @@ impl Step<'_, '_> {
         self.slice.delete_keys(&keys);
         self.applied.leases.push(LeaseChange::Revoked { lease });
         Ok(Ok(Outcome::LeaseRevoke(pb::LeaseRevokeResponse { header: Some(self.header()) })))
+    }
+
+    /// Answers with the alarms that it is about. Reads come here only from a member of another release: ours answers them
+    /// from its view.
+    fn change_alarm(&mut self, request: &pb::AlarmRequest) -> Outcome {
+        let alarm = Alarm { kind: request.alarm, member: MemberId(request.member_id) };
+        let alarms = match AlarmAction::try_from(request.action) {
+            Ok(AlarmAction::Get) => self.alarms.list(request.alarm),
+            Ok(AlarmAction::Activate) if alarm.kind != i32::from(pb::AlarmType::None) => {
+                self.raise(alarm, None);
+                vec![alarm.into()]
+            }
+            Ok(AlarmAction::Deactivate) if self.clear(alarm) => vec![alarm.into()],
+            Ok(AlarmAction::Activate | AlarmAction::Deactivate) | Err(_) => Vec::new(),
+        };
+        Outcome::Alarm(pb::AlarmResponse { header: Some(self.header()), alarms })
+    }
+
+    fn raise(&mut self, alarm: Alarm, shortage: Option<Shortage>) {
+        let raised = Raised { index: self.entry.index, shortage };
+        if self.alarms.raise(alarm, raised, self.slice.batch()) {
+            self.applied.alarms.push(AlarmChange::Raised { alarm, shortage });
+        }
+    }
+
+    /// Answers whether it was on.
+    fn clear(&mut self, alarm: Alarm) -> bool {
+        let was_on = self.alarms.clear(alarm, self.slice.batch());
+        if was_on {
+            self.applied.alarms.push(AlarmChange::Cleared { alarm });
+        }
+        was_on
     }
 
     /// Looked at again here: of two that were begun at once, one is.

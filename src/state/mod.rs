@@ -8,16 +8,20 @@
 //!
 //! Deterministic: the same entries give the same state and the same outcomes on every member.
 
+pub mod alarms;
 mod hash;
 mod machine;
 pub mod portable;
 mod rows;
+#[cfg(test)]
+mod tests;
 mod view;
 
+pub use alarms::{Alarm, Alarms, Raised};
 pub use hash::hash;
-pub use machine::{Applied, Deleted, LeaseChange, Machine, Observer, StateError};
+pub use machine::{AlarmChange, Applied, Deleted, LeaseChange, Machine, Observer, StateError};
 pub use rows::AppliedPosition;
-pub use view::View;
+pub use view::{Size, View};
 
 use castd_proto::etcdserverpb as pb;
 
@@ -30,6 +34,8 @@ pub enum Outcome {
     Compact(pb::CompactionResponse),
     LeaseGrant(pb::LeaseGrantResponse),
     LeaseRevoke(pb::LeaseRevokeResponse),
-    /// A request that answers nothing: attributes of a member, the cluster version, a checkpoint, a raft entry of its own.
+    Alarm(pb::AlarmResponse),
+    /// A request that answers nothing: attributes of a member, the cluster version, a checkpoint, a shortage, a raft entry of
+    /// its own.
     Done,
 }

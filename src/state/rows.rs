@@ -8,6 +8,7 @@
 //! | Meta   | `downgrade`         | text: the target; only while one is under way   |
 //! | Member | id, 8 bytes         | `etcdserverpb.Member`, empty if removed for good |
 //! | Lease  | see `lease`         | `castdpb.LeaseRow`                              |
+//! | Alarm  | member, kind: 8 and 4 bytes | `castdpb.AlarmRow`, see `alarms`        |
 //!
 //! The key space's rows (`Kv`, and the compaction rows in `Meta`) belong to `mvcc`.
 
@@ -163,6 +164,7 @@ pub fn snapshot_rows(view: &View) -> Vec<Op> {
         put_member(&mut batch, &row);
     }
     view.leases.put_rows(&mut batch);
+    view.alarms.put_rows(&mut batch);
     view.mvcc.put_meta_rows(&mut batch);
     batch.ops().to_vec()
 }

@@ -6,6 +6,7 @@
 //!   kv/ watch/      the v3 API through the etcd-client crate and, for what that cannot say, plain gRPC
 //!   lease.rs …
 //!   maintenance/    snapshot, defragment, hashes, leadership, downgrade
+//!   quota/          a store that is full, alarms, and space that comes back
 //!   restart.rs      what is still there after a stop and after a kill
 //!   durability/     the same a hundred times over, under load
 //!   fsync.rs        a disk that fails
@@ -31,6 +32,7 @@ mod locks;
 mod maintenance;
 mod members;
 mod process;
+mod quota;
 mod restart;
 mod tracing;
 mod watch;

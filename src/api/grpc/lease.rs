@@ -12,6 +12,7 @@ use crate::api::permit::Permit;
 use crate::cast::RequestError;
 use crate::ids::{LeaseId, Term};
 use crate::lease::{Answer, LeaseError, TTL_SECS_MAX, TimeLeft, ttl_secs_min};
+use crate::quota::cost;
 use crate::raft::node::RaftError;
 use crate::state::Outcome;
 use crate::telemetry::trace::SpanContext;
@@ -145,7 +146,8 @@ impl Edge {
         mut span: impl FnMut(&pb::LeaseGrantRequest) -> SpanContext,
     ) -> Result<pb::LeaseGrantResponse, RequestError> {
         if grant.ttl > TTL_SECS_MAX {
-            return Err(LeaseError::TtlTooLarge.into());
+            let error = LeaseError::TtlTooLarge.into();
+            return Err(self.cast.refusal(permit, cost::LEASE_GRANT, error).await);
         }
         grant.ttl = grant.ttl.max(ttl_secs_min(self.settings.election_timeout));
         let chosen_here = grant.id == 0;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Status, Hash, HashKV ──▶ the view        Snapshot, Defragment, HashKV of a compaction ──▶ Snapshotter
-//!   MoveLeader ──▶ RaftNode                  Downgrade ──▶ the log
+//!   MoveLeader ──▶ RaftNode                  Downgrade, Alarm ──▶ the log
 //! ```
 
 mod downgrade;
@@ -12,7 +12,7 @@ mod snapshot;
 pub use snapshot::SNAPSHOTS_MAX;
 
 use crate::actors::snapshotter::{Defragment, LookUpCompactionHash};
-use crate::api::grpc::{Admitted, Edge, ServerStream};
+use crate::api::grpc::{Admitted, Edge, ServerStream, alarm};
 use crate::cast::RequestError;
 use crate::config::{ETCD_VERSION, STORAGE_VERSION};
 use crate::ids::{MemberId, Revision};
@@ -25,8 +25,6 @@ use slog::info;
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 
-const NOT_YET_ALARM: &str = "castd cannot set or clear alarms yet";
-
 #[tonic::async_trait]
 impl Maintenance for Edge {
     type SnapshotStream = ServerStream<pb::SnapshotResponse>;
@@ -37,12 +35,14 @@ impl Maintenance for Edge {
             let (view, status) = (self.cast.local_view(&admitted.permit), self.cast.status());
             let size = view.size();
             let downgrade = view.downgrade.clone();
-            let errors = if status.leader.is_none() { vec!["etcdserver: no leader".to_owned()] } else { Vec::new() };
+            let mut errors =
+                if status.leader.is_none() { vec!["etcdserver: no leader".to_owned()] } else { Vec::new() };
+            errors.extend(alarm::told(&view.alarms));
             Ok(pb::StatusResponse {
                 header: Some(self.cast.header(view.mvcc.revision().0)),
                 version: ETCD_VERSION.to_owned(),
-                db_size: size.allocated_bytes as i64,
-                db_size_in_use: size.in_use_bytes as i64,
+                db_size: size.db_size as i64,
+                db_size_in_use: size.in_use as i64,
                 leader: status.leader.map_or(0, |leader| leader.0),
                 raft_index: status.committed.0,
                 raft_term: status.term.0,
@@ -50,7 +50,7 @@ impl Maintenance for Edge {
                 errors,
                 is_learner: view.members.get(self.cast.identity().member).is_some_and(|member| member.is_learner),
                 storage_version: STORAGE_VERSION.to_owned(),
-                db_size_quota: self.settings.quota_bytes,
+                db_size_quota: self.cast.limits().quota.reported(),
                 downgrade_info: Some(pb::DowngradeInfo {
                     enabled: downgrade.is_some(),
                     target_version: downgrade.unwrap_or_default(),
@@ -88,14 +88,8 @@ impl Maintenance for Edge {
     }
 
     async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Response<pb::AlarmResponse>, Status> {
-        self.unary(Rpc::MaintenanceAlarm, request, |admitted, alarm| async move {
-            if alarm.action() != pb::alarm_request::AlarmAction::Get {
-                return Err(RequestError::NotYet(NOT_YET_ALARM));
-            }
-            // Nothing raises one yet, so that a list as of now is always empty.
-            let view = self.cast.linearizable_view(&admitted.permit, admitted.span()).await?;
-            let header = Some(self.cast.header(view.mvcc.revision().0));
-            Ok(pb::AlarmResponse { header, alarms: Vec::new() })
+        self.unary(Rpc::MaintenanceAlarm, request, |admitted, request| async move {
+            alarm::alarm(self, &admitted, request).await
         })
         .await
     }

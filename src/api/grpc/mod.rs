@@ -6,6 +6,7 @@
 //!
 //! [`Edge`] is what all handlers share: what has to happen before and after each call stands here once.
 
+mod alarm;
 mod auth;
 mod cluster;
 mod deadline;
@@ -58,8 +59,6 @@ const SEND_BYTES_MAX: usize = i32::MAX as usize;
 pub struct EdgeSettings {
     /// A stream with `hasleader` ends when no leader was seen for three of them.
     pub election_timeout: Duration,
-    /// As `--quota-backend-bytes` works out; reported by Status.
-    pub quota_bytes: i64,
     /// The gate `StopGRPCServiceOnDefrag`.
     pub stops_serving_on_defragment: bool,
     /// `--warning-unary-request-duration`.
