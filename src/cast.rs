@@ -9,18 +9,19 @@
 //! [`crate::api::permit::authorize`] hands out: a handler that forgot to ask for permission does not compile.
 
 use crate::actors::lease_keeper::LeaseKeeper;
-use crate::actors::raft_node::{Propose, RaftNode, Read, ReadIndex};
+use crate::actors::raft_node::{LookUpProgress, Propose, RaftNode, Read, ReadIndex};
 use crate::actors::watch_hub::WatchHub;
 use crate::api::permit::Permit;
 use crate::ids::{ClusterId, MemberId};
 use crate::lease::LeaseError;
+use crate::membership::MembershipError;
 use crate::mvcc::{MvccError, RequestError as CheckError};
-use crate::raft::node::{RaftError, Status};
-use crate::state::{Outcome, View};
+use crate::raft::node::{MemberProgress, RaftError, Status};
+use crate::state::{Outcome, View, membership_entry};
 use crate::telemetry::trace::SpanContext;
 use actix::Addr;
 use arc_swap::ArcSwap;
-use castd_proto::castdpb::{RaftRequest, raft_request};
+use castd_proto::castdpb::{MembershipChange, RaftRequest, raft_request};
 use castd_proto::etcdserverpb::ResponseHeader;
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -47,6 +48,10 @@ pub enum RequestError {
     Mvcc(#[from] MvccError),
     #[error(transparent)]
     Lease(#[from] LeaseError),
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
+    #[error("a learner does not answer this call")]
+    NotSupportedForLearner,
     #[error("too many requests are waiting")]
     TooManyRequests,
     #[error("the request is larger than --max-request-bytes")]
@@ -250,11 +255,27 @@ impl Cast {
         op: raft_request::Op,
         span: SpanContext,
     ) -> Result<Outcome, RequestError> {
+        self.check_backlog()?;
+        self.propose(op, span).await
+    }
+
+    /// Replicates a change of the membership and answers with the members after it.
+    pub async fn change_membership(
+        &self,
+        _permit: &Permit,
+        change: &MembershipChange,
+        span: SpanContext,
+    ) -> Result<Outcome, RequestError> {
+        self.check_backlog()?;
+        self.propose_entry(EntryType::EntryConfChange, membership_entry(change), span).await
+    }
+
+    fn check_backlog(&self) -> Result<(), RequestError> {
         let committed = self.0.status.load().committed.0;
         if committed > self.0.view.load().applied.0 + APPLY_BACKLOG_MAX {
             return Err(RequestError::TooManyRequests);
         }
-        self.propose(op, span).await
+        Ok(())
     }
 
     /// As [`Cast::replicate`], for what the member does in its own name: also while a long log is being replayed.
@@ -264,6 +285,15 @@ impl Cast {
 
     async fn propose(&self, op: raft_request::Op, span: SpanContext) -> Result<Outcome, RequestError> {
         let data = RaftRequest { op: Some(op), ..Default::default() }.encode_to_vec();
+        self.propose_entry(EntryType::EntryNormal, data, span).await
+    }
+
+    async fn propose_entry(
+        &self,
+        kind: EntryType,
+        data: Vec<u8>,
+        span: SpanContext,
+    ) -> Result<Outcome, RequestError> {
         if data.len() > self.0.limits.request_bytes_max {
             return Err(RequestError::TooLarge);
         }
@@ -271,7 +301,7 @@ impl Cast {
         let (sender, answer) = oneshot::channel();
         self.0.addresses.raft_node.do_send(Propose {
             data: data.into(),
-            kind: EntryType::EntryNormal,
+            kind,
             reply: Reply { sender, _place: Some(place) },
             span,
         });
@@ -289,6 +319,22 @@ impl Cast {
         }
         answer.await.unwrap_or(Err(RequestError::Stopped))?;
         Ok(self.local_view(permit))
+    }
+
+    /// How much of the log a member has, as the leader knows it.
+    pub async fn progress_of(
+        &self,
+        _permit: &Permit,
+        member: MemberId,
+        span: SpanContext,
+    ) -> Result<MemberProgress, RequestError> {
+        let asked = self.0.addresses.raft_node.send(LookUpProgress { member, span });
+        asked.await.map_err(|_| RequestError::Stopped)
+    }
+
+    /// Whether this member only learns: it answers few calls then. Cheap, since every call asks.
+    pub fn is_learner(&self) -> bool {
+        self.0.status.0.load().is_learner
     }
 
     /// This member's newest view, which may be behind.

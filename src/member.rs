@@ -115,6 +115,8 @@ impl Member {
             settings: EdgeSettings {
                 election_timeout: config.election_timeout,
                 quota_bytes: quota_bytes(config),
+                is_reconfig_strict: config.strict_reconfig_check,
+                learners_max: u32::try_from(config.max_learners).unwrap_or(u32::MAX),
                 slow_request: config.warning_unary_request_duration,
             },
             clock,

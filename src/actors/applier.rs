@@ -18,14 +18,15 @@ use crate::actors::raft_node::{self, ConfChangeApplied};
 use crate::actors::snapshotter::{BackendDurable, CompactionFinished};
 use crate::actors::watch_hub::StoreChanged;
 use crate::cast::{Published, Reply, RequestError};
-use crate::ids::LogIndex;
+use crate::ids::{LogIndex, MemberId};
 use crate::mvcc::EventKind;
 use crate::process;
-use crate::state::{Applied, Machine, Outcome, View};
+use crate::state::{Applied, Machine, MembershipChanged, Outcome, View};
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::{Span, SpanContext};
 use actix::{Actor, Context, Handler, Message, Recipient};
+use castd_proto::castdpb::membership_change::Kind;
 use raft::eraftpb::Entry;
 use slog::Logger;
 use std::time::Duration;
@@ -139,8 +140,11 @@ impl Applier {
                 spans: spans.of_leases,
             });
         }
-        for change in applied.conf_changes {
-            self.links.conf_change_applied.do_send(ConfChangeApplied { change });
+        for changed in applied.membership {
+            self.log_membership(&changed);
+            if let Some(change) = changed.raft {
+                self.links.conf_change_applied.do_send(ConfChangeApplied { change });
+            }
         }
         self.links.applied.do_send(raft_node::Applied { index: self.machine.applied() });
 
@@ -157,6 +161,19 @@ impl Applier {
             self.metrics.server.slow_apply.inc();
             slog::warn!(self.log, "apply request took too long";
                 "took" => ?took, "expected-duration" => ?self.settings.slow_apply, "entries" => slice.entries.len());
+        }
+    }
+
+    fn log_membership(&self, changed: &MembershipChanged) {
+        let (id, urls) = (MemberId(changed.member.id), changed.member.peer_urls.join(","));
+        match changed.kind {
+            Kind::Add => slog::info!(self.log, "added member"; "added-peer-id" => %id, "added-peer-peer-urls" => urls,
+                "added-peer-is-learner" => changed.member.is_learner),
+            Kind::Remove => slog::info!(self.log, "removed member"; "removed-remote-peer-id" => %id,
+                "removed-remote-peer-urls" => urls),
+            Kind::Update => slog::info!(self.log, "updated member"; "updated-remote-peer-id" => %id,
+                "updated-remote-peer-urls" => urls),
+            Kind::Promote => slog::info!(self.log, "promote member"; "promoted-member-id" => %id),
         }
     }
 
@@ -240,7 +257,7 @@ impl SlicedSpans {
                     self.of_store.push(span.context());
                     self.of_leases.push(span.context());
                 }
-                Some(Ok(Outcome::Done)) | None => {}
+                Some(Ok(Outcome::Members(_) | Outcome::MembershipOvertaken | Outcome::Done)) | None => {}
                 Some(Err(error)) => span.error(error.to_string()),
             }
         }

@@ -5,6 +5,7 @@
 
 use crate::cast::RequestError;
 use crate::lease::LeaseError;
+use crate::membership::MembershipError;
 use crate::mvcc::{MvccError, RequestError as CheckError};
 use crate::raft::node::RaftError;
 use tonic::{Code, Status};
@@ -141,6 +142,18 @@ impl From<&RequestError> for Wire {
                 LeaseError::Exists => EtcdError::LeaseExist,
                 LeaseError::TtlTooLarge => EtcdError::LeaseTtlTooLarge,
             },
+            RequestError::Membership(error) => match error {
+                MembershipError::BadUrls => EtcdError::MemberBadUrls,
+                MembershipError::NotEnoughStarted | MembershipError::LastVoter => EtcdError::MemberNotEnoughStarted,
+                MembershipError::Unhealthy => EtcdError::Unhealthy,
+                MembershipError::NotFound | MembershipError::Removed => EtcdError::MemberNotFound,
+                MembershipError::IdExists => EtcdError::MemberExist,
+                MembershipError::PeerUrlExists => EtcdError::PeerUrlExist,
+                MembershipError::TooManyLearners => EtcdError::TooManyLearners,
+                MembershipError::NotLearner => EtcdError::MemberNotLearner,
+                MembershipError::LearnerNotReady => EtcdError::LearnerNotReady,
+            },
+            RequestError::NotSupportedForLearner => EtcdError::NotSupportedForLearner,
             RequestError::TooManyRequests => EtcdError::TooManyRequests,
             RequestError::TooLarge => EtcdError::RequestTooLarge,
             RequestError::NoLeader => EtcdError::NoLeader,

@@ -13,8 +13,9 @@ use crate::membership::members::Members;
 use crate::mvcc::{Changes, MvccError, Slice, Store, StoreError};
 use crate::state::rows::{self, AppliedPosition};
 use crate::state::{Outcome, View};
-use castd_backend_api::{Backend, BackendError, Table};
-use castd_proto::castdpb::{ConfChange, ConfChangeV2, MembershipChange, RaftRequest, raft_request::Op};
+use castd_backend_api::{Backend, BackendError, Table, WriteBatch};
+use castd_proto::castdpb::{ConfChange, ConfChangeV2, MembershipChange, RaftRequest};
+use castd_proto::castdpb::{membership_change::Kind, raft_request::Op};
 use castd_proto::etcdserverpb as pb;
 use prost::Message as _;
 use raft::eraftpb::{self, ConfState, Entry, EntryType};
@@ -55,7 +56,17 @@ pub struct Applied {
     /// The store was compacted up to here.
     pub compacted: Option<Revision>,
     pub leases: Vec<LeaseChange>,
-    pub conf_changes: Vec<eraftpb::ConfChangeV2>,
+    pub membership: Vec<MembershipChanged>,
+}
+
+/// A change of the membership that was applied.
+#[derive(Clone, Debug)]
+pub struct MembershipChanged {
+    pub kind: Kind,
+    /// As it is now, or as it was when it was removed.
+    pub member: pb::Member,
+    /// What raft has to follow.
+    pub raft: Option<eraftpb::ConfChangeV2>,
 }
 
 /// One piece of physical deletion.
@@ -84,10 +95,16 @@ impl Machine {
     pub fn open(backend: Arc<dyn Backend>) -> Result<Self, StateError> {
         let mut store = Store::open(Arc::clone(&backend))?;
         let leases = LeaseTable::open(backend.as_ref(), store.take_attached())?;
+        let members = rows::read_members(backend.as_ref())?;
+        let conf_state = rows::read_conf_state(backend.as_ref())?;
+        if conf_state != rows::conf_state_of(&members) {
+            // Written in one batch, always: one of the two is damaged.
+            return Err(StateError::BadRow { table: Table::Member });
+        }
         Ok(Machine {
             leases,
-            members: Arc::new(rows::read_members(backend.as_ref())?),
-            conf_state: rows::read_conf_state(backend.as_ref())?,
+            members: Arc::new(members),
+            conf_state,
             cluster_version: rows::read_cluster_version(backend.as_ref())?,
             applied: AppliedPosition::read(backend.as_ref())?,
             store,
@@ -153,16 +170,17 @@ impl Machine {
                     };
                     step.carry_out(request)?
                 }
-                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
-                    let (change, membership) = conf_change(entry)?;
-                    if let Some(row) = membership.and_then(|change| Arc::make_mut(&mut self.members).change(&change)) {
-                        rows::put_member(slice.batch(), &row);
+                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => match membership_change(entry)? {
+                    Some(change) => {
+                        let mut table = MembersInSlice {
+                            members: &mut self.members,
+                            conf_state: &mut self.conf_state,
+                            batch: slice.batch(),
+                        };
+                        table.change(LogIndex(entry.index), &change, &mut applied.membership)
                     }
-                    self.conf_state = conf_state_after(&self.conf_state, &change);
-                    rows::put_conf_state(slice.batch(), &self.conf_state);
-                    applied.conf_changes.push(change);
-                    Ok(Outcome::Done)
-                }
+                    None => Ok(Outcome::Done),
+                },
             };
             applied.outcomes.push(outcome);
             self.applied = AppliedPosition { index: LogIndex(entry.index), term: Term(entry.term) };
@@ -288,43 +306,65 @@ impl Step<'_, '_> {
     }
 }
 
-/// Reads a membership entry with prost: rust-protobuf's decoder is not to be trusted with what came over a network.
-fn conf_change(entry: &Entry) -> Result<(eraftpb::ConfChangeV2, Option<MembershipChange>), StateError> {
-    let bad = |source| StateError::BadEntry { index: entry.index, source };
-    let (changes, context) = if entry.get_entry_type() == EntryType::EntryConfChange {
-        let change = ConfChange::decode(entry.data.clone()).map_err(bad)?;
-        (vec![(change.change_type, change.node_id)], change.context)
-    } else {
-        let change = ConfChangeV2::decode(entry.data.clone()).map_err(bad)?;
-        (change.changes.iter().map(|single| (single.change_type, single.node_id)).collect(), change.context)
-    };
-    let membership = if context.is_empty() { None } else { Some(MembershipChange::decode(context).map_err(bad)?) };
-    let mut change = eraftpb::ConfChangeV2::default();
-    for (kind, node_id) in changes {
-        let mut single = eraftpb::ConfChangeSingle { node_id, ..Default::default() };
-        single.set_change_type(match kind {
-            1 => eraftpb::ConfChangeType::RemoveNode,
-            2 => eraftpb::ConfChangeType::AddLearnerNode,
-            _ => eraftpb::ConfChangeType::AddNode,
-        });
-        change.mut_changes().push(single);
-    }
-    Ok((change, membership))
+/// The table of members, raft's configuration that follows from it, and the rows of both.
+struct MembersInSlice<'a> {
+    members: &'a mut Arc<Members>,
+    conf_state: &'a mut ConfState,
+    batch: &'a mut WriteBatch,
 }
 
-/// One change at a time, never a joint configuration: voters and learners follow directly.
-fn conf_state_after(before: &ConfState, change: &eraftpb::ConfChangeV2) -> ConfState {
-    let mut after = before.clone();
-    for single in change.get_changes() {
-        after.voters.retain(|id| *id != single.node_id);
-        after.learners.retain(|id| *id != single.node_id);
-        match single.get_change_type() {
-            eraftpb::ConfChangeType::AddNode => after.voters.push(single.node_id),
-            eraftpb::ConfChangeType::AddLearnerNode => after.learners.push(single.node_id),
-            eraftpb::ConfChangeType::RemoveNode => {}
+impl MembersInSlice<'_> {
+    /// A change that is refused leaves table and raft as they were: raft hears of none.
+    fn change(
+        &mut self,
+        index: LogIndex,
+        change: &MembershipChange,
+        changes: &mut Vec<MembershipChanged>,
+    ) -> Result<Outcome, RequestError> {
+        if change.checked_index > 0 && change.checked_index < self.members.changed_at().0 {
+            return Ok(Outcome::MembershipOvertaken);
         }
+        self.members.check(change)?;
+        let changed = Arc::make_mut(self.members).change(index, change)?;
+        *self.conf_state = rows::conf_state_of(self.members);
+        rows::put_member(self.batch, &changed.row);
+        rows::put_members_changed(self.batch, index);
+        rows::put_conf_state(self.batch, self.conf_state);
+        let raft = raft_change(changed.kind, &changed.member);
+        changes.push(MembershipChanged { kind: changed.kind, member: changed.member, raft });
+        Ok(Outcome::Members(self.members.list().cloned().collect()))
     }
-    after.voters.sort_unstable();
-    after.learners.sort_unstable();
-    after
+}
+
+/// What raft has to know of a change, if anything: it knows members by their ids only.
+fn raft_change(kind: Kind, member: &pb::Member) -> Option<eraftpb::ConfChangeV2> {
+    let change_type = match kind {
+        Kind::Add if member.is_learner => eraftpb::ConfChangeType::AddLearnerNode,
+        Kind::Add | Kind::Promote => eraftpb::ConfChangeType::AddNode,
+        Kind::Remove => eraftpb::ConfChangeType::RemoveNode,
+        Kind::Update => return None,
+    };
+    let mut single = eraftpb::ConfChangeSingle { node_id: member.id, ..Default::default() };
+    single.set_change_type(change_type);
+    let mut change = eraftpb::ConfChangeV2::default();
+    change.mut_changes().push(single);
+    Some(change)
+}
+
+/// The entry for a change of the membership. It is raft's business only that it is one: what raft does follows from the
+/// change itself, once it was applied.
+pub fn membership_entry(change: &MembershipChange) -> Vec<u8> {
+    ConfChange { context: change.encode_to_vec().into(), ..Default::default() }.encode_to_vec()
+}
+
+/// Reads a membership entry with prost: rust-protobuf's decoder is not to be trusted with what came over a network.
+/// `None` for one that says nothing: one change at a time never makes a joint configuration, which raft would leave so.
+fn membership_change(entry: &Entry) -> Result<Option<MembershipChange>, StateError> {
+    let bad = |source| StateError::BadEntry { index: entry.index, source };
+    let context = if entry.get_entry_type() == EntryType::EntryConfChange {
+        ConfChange::decode(entry.data.clone()).map_err(bad)?.context
+    } else {
+        ConfChangeV2::decode(entry.data.clone()).map_err(bad)?.context
+    };
+    if context.is_empty() { Ok(None) } else { MembershipChange::decode(context).map(Some).map_err(bad) }
 }

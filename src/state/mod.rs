@@ -13,7 +13,7 @@ pub mod portable;
 mod rows;
 mod view;
 
-pub use machine::{Applied, Deleted, LeaseChange, Machine, StateError};
+pub use machine::{Applied, Deleted, LeaseChange, Machine, MembershipChanged, StateError, membership_entry};
 pub use rows::AppliedPosition;
 pub use view::View;
 
@@ -28,6 +28,11 @@ pub enum Outcome {
     Compact(pb::CompactionResponse),
     LeaseGrant(pb::LeaseGrantResponse),
     LeaseRevoke(pb::LeaseRevokeResponse),
+    /// The members after a change of them.
+    Members(Vec<pb::Member>),
+    /// Another change of the membership came between the checks of this one and its place in the log: nothing was done, and
+    /// it is to be checked again.
+    MembershipOvertaken,
     /// A request that answers nothing: attributes of a member, the cluster version, a checkpoint, a raft entry of its own.
     Done,
 }

@@ -21,7 +21,7 @@ mod watch;
 
 use crate::api::grpc::span::ServerSpan;
 use crate::api::listen::Routes;
-use crate::api::permit::{Caller, Permit, authorize};
+use crate::api::permit::{Caller, Permit, answers_as_learner, authorize};
 use crate::cast::{Cast, RequestError};
 use crate::state::Outcome;
 use crate::telemetry::clock::Clock;
@@ -45,6 +45,10 @@ pub struct EdgeSettings {
     pub election_timeout: Duration,
     /// As `--quota-backend-bytes` works out; reported by Status.
     pub quota_bytes: i64,
+    /// `--strict-reconfig-check`.
+    pub is_reconfig_strict: bool,
+    /// `--max-learners`.
+    pub learners_max: u32,
     /// `--warning-unary-request-duration`.
     pub slow_request: Duration,
 }
@@ -96,6 +100,9 @@ impl Edge {
     pub fn admit(&self, rpc: Rpc, metadata: &MetadataMap, call: &ServerSpan) -> Result<Admitted, RequestError> {
         let calls = self.metrics.grpc.of(rpc);
         calls.started.inc();
+        if !answers_as_learner(rpc) && self.cast.is_learner() {
+            return Err(RequestError::NotSupportedForLearner);
+        }
         let version = client_api_version(metadata)?;
         match rpc.streaming() {
             Kind::Unary => self.metrics.clients.unary(version),
