@@ -288,12 +288,7 @@ impl Cast {
         self.propose_entry(EntryType::EntryNormal, data, span).await
     }
 
-    async fn propose_entry(
-        &self,
-        kind: EntryType,
-        data: Vec<u8>,
-        span: SpanContext,
-    ) -> Result<Outcome, RequestError> {
+    async fn propose_entry(&self, kind: EntryType, data: Vec<u8>, span: SpanContext) -> Result<Outcome, RequestError> {
         if data.len() > self.0.limits.request_bytes_max {
             return Err(RequestError::TooLarge);
         }

@@ -368,3 +368,91 @@ fn membership_change(entry: &Entry) -> Result<Option<MembershipChange>, StateErr
     };
     if context.is_empty() { Ok(None) } else { MembershipChange::decode(context).map(Some).map_err(bad) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::MemberId;
+    use crate::membership::MembershipError;
+    use castd_backend_memory::Memory;
+    use raft::eraftpb::ConfChangeType::{AddLearnerNode, AddNode, RemoveNode};
+
+    fn change(kind: Kind, id: u64, is_learner: bool) -> MembershipChange {
+        let member = pb::Member { id, is_learner, peer_urls: vec![format!("http://{id}")], ..Default::default() };
+        MembershipChange { kind: kind.into(), member: Some(member), learners_max: 1, ..Default::default() }
+    }
+
+    /// What the change at the next index came to, and what raft is told.
+    fn apply(
+        machine: &mut Machine,
+        change: &MembershipChange,
+    ) -> (Result<Outcome, RequestError>, Option<(eraftpb::ConfChangeType, u64)>) {
+        let data = membership_entry(change).into();
+        let mut entry = Entry { index: machine.applied().0 + 1, term: 1, data, ..Default::default() };
+        entry.set_entry_type(EntryType::EntryConfChange);
+        let mut applied = machine.apply(&[entry]).expect("applied");
+        let raft = applied.membership.pop().and_then(|changed| changed.raft);
+        let raft = raft.map(|raft| (raft.get_changes()[0].get_change_type(), raft.get_changes()[0].node_id));
+        (applied.outcomes.remove(0), raft)
+    }
+
+    fn conf_state(machine: &Machine) -> (Vec<u64>, Vec<u64>) {
+        let conf_state = machine.view().conf_state;
+        (conf_state.voters, conf_state.learners)
+    }
+
+    #[test]
+    fn raft_is_told_what_the_table_of_members_says_and_nothing_of_what_was_refused() {
+        let backend = Arc::new(Memory::new());
+        let mut machine = Machine::open(backend.clone()).expect("opened");
+        for (change, raft, expected) in [
+            (change(Kind::Add, 1, false), Some((AddNode, 1)), (vec![1], vec![])),
+            (change(Kind::Remove, 1, false), None, (vec![1], vec![])),
+            (change(Kind::Add, 2, true), Some((AddLearnerNode, 2)), (vec![1], vec![2])),
+            (change(Kind::Add, 3, true), None, (vec![1], vec![2])),
+            (change(Kind::Update, 2, false), None, (vec![1], vec![2])),
+            (change(Kind::Promote, 1, false), None, (vec![1], vec![2])),
+            (change(Kind::Promote, 2, false), Some((AddNode, 2)), (vec![1, 2], vec![])),
+            (change(Kind::Remove, 1, false), Some((RemoveNode, 1)), (vec![2], vec![])),
+            (change(Kind::Add, 1, false), None, (vec![2], vec![])),
+        ] {
+            let (outcome, told) = apply(&mut machine, &change);
+            assert_eq!((told, conf_state(&machine)), (raft, expected), "{change:?}: {outcome:?}");
+            let restarted = Machine::open(backend.clone()).expect("rows are sound");
+            assert_eq!(restarted.view().members, machine.view().members, "{change:?}");
+            assert_eq!(conf_state(&restarted), conf_state(&machine), "{change:?}");
+        }
+        assert!(machine.view().members.is_removed(MemberId(1)));
+    }
+
+    #[test]
+    fn a_change_checked_before_another_one_came_is_void() {
+        let backend = Arc::new(Memory::new());
+        let mut machine = Machine::open(backend.clone()).expect("opened");
+        let checked_at = |index: u64, change: MembershipChange| MembershipChange { checked_index: index, ..change };
+        let first = apply(&mut machine, &change(Kind::Add, 1, false)).0;
+        assert!(matches!(first, Ok(Outcome::Members(members)) if members.len() == 1));
+        assert!(apply(&mut machine, &checked_at(1, change(Kind::Add, 2, false))).0.is_ok());
+        // Also after a restart: what is decided must not depend on who was there.
+        let mut machine = Machine::open(backend).expect("opened");
+        let overtaken = apply(&mut machine, &checked_at(1, change(Kind::Remove, 2, false)));
+        assert!(matches!(overtaken, (Ok(Outcome::MembershipOvertaken), None)), "{overtaken:?}");
+        assert_eq!(conf_state(&machine), (vec![1, 2], vec![]));
+        // A refused change overtakes nobody.
+        let refused = apply(&mut machine, &checked_at(2, change(Kind::Add, 2, false))).0;
+        assert!(matches!(refused, Err(RequestError::Membership(MembershipError::IdExists))), "{refused:?}");
+        let removed = apply(&mut machine, &checked_at(2, change(Kind::Remove, 2, false))).0;
+        assert!(matches!(removed, Ok(Outcome::Members(_))), "{removed:?}");
+    }
+
+    #[test]
+    fn members_and_configuration_that_contradict_each_other_are_damage() {
+        let backend = Arc::new(Memory::new());
+        let mut machine = Machine::open(backend.clone()).expect("opened");
+        assert!(apply(&mut machine, &change(Kind::Add, 1, false)).0.is_ok());
+        let mut batch = WriteBatch::new();
+        rows::put_conf_state(&mut batch, &ConfState { voters: vec![1, 2], ..Default::default() });
+        backend.write(&batch).expect("written");
+        assert!(matches!(Machine::open(backend), Err(StateError::BadRow { table: Table::Member })));
+    }
+}

@@ -26,6 +26,7 @@ mod http;
 mod kv;
 mod lease;
 mod members;
+mod membership;
 mod process;
 mod restart;
 mod tracing;
