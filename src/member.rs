@@ -5,12 +5,14 @@
 //! ```
 
 use crate::actors::applier;
+use crate::actors::compactor;
 use crate::api::grpc::{Edge, EdgeSettings};
 use crate::api::http::{Access, ClientHttp, PeerHttp, client_app, peer_app};
 use crate::api::listen::{EdgeServer, ListenError, ListenOn, ListenSettings, Routes};
 use crate::api::member_http::MemberHttp;
 use crate::boot::{self, Boot, BootError};
 use crate::cast::{Cast, Limits, RequestError};
+use crate::compaction::pace;
 use crate::config::{CLUSTER_VERSION, Config, ETCD_VERSION};
 use crate::membership::urls::UrlSet;
 use crate::storage::DataDir;
@@ -93,10 +95,15 @@ impl Member {
             identity,
             limits,
             applier: applier::Settings {
-                deleted_rows_max: config.compaction_batch_limit as usize,
-                delete_every: config.compaction_sleep_interval,
                 slow_apply: config.warning_apply_duration,
                 report_entries: config.snapshot_count,
+            },
+            compactor: compactor::Settings {
+                keep: config.auto_compaction,
+                pace: pace::Settings {
+                    rows_max: config.compaction_batch_limit as usize,
+                    sleep: config.compaction_sleep_interval,
+                },
             },
             request_timeout: config.request_timeout(),
         };

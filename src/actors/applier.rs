@@ -5,21 +5,23 @@
 //!                                            ├─LeasesChanged─▶ LeaseKeeper
 //!                                            ├─Applied, ConfChangeApplied──▶ RaftNode
 //!                                            ├─BackendDurable──▶ Snapshotter
+//!                                            ├─HistoryCompacted, PieceDeleted──▶ Compactor ──DeletePiece──▶ Applier
 //!                                            └─replies──▶ edge
 //! ```
 //!
 //! The order of one slice is fixed: the backend first, then the published view, then the watchers, then the replies. So
-//! whoever got a reply finds the write in the view. Physical deletion after a compaction also runs here, a small piece
-//! with each tick, because the backend has one writer.
+//! whoever got a reply finds the write in the view. Physical deletion after a compaction also runs here, because the backend
+//! has one writer; when, and how much at once, the Compactor says.
 
 use crate::actors::Tick;
+use crate::actors::compactor::{HistoryCompacted, PieceDeleted};
 use crate::actors::lease_keeper::LeasesChanged;
 use crate::actors::raft_node::{self, ConfChangeApplied};
 use crate::actors::snapshotter::{BackendDurable, CompactionFinished};
 use crate::actors::watch_hub::StoreChanged;
 use crate::cast::{Published, Reply, RequestError};
 use crate::ids::{LogIndex, MemberId};
-use crate::mvcc::EventKind;
+use crate::mvcc::{Deleted, EventKind, Left};
 use crate::process;
 use crate::state::{Applied, Machine, MembershipChanged, Outcome, View};
 use crate::telemetry::clock::Clock;
@@ -31,6 +33,8 @@ use raft::eraftpb::Entry;
 use slog::Logger;
 use std::time::Duration;
 
+/// Compacted rows deleted at once, before the clock is looked at.
+const DELETED_AT_ONCE: usize = 32;
 /// How often the backend is asked what is durable and whether its own threads failed.
 const LOOK_AT_BACKEND_EVERY: Duration = Duration::from_secs(1);
 
@@ -49,12 +53,17 @@ pub struct Waiter {
     pub span: SpanContext,
 }
 
+/// Command, from the Compactor: delete rows that nobody can read any more, so many or for so long. Answered by
+/// [`PieceDeleted`].
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct DeletePiece {
+    pub rows_max: usize,
+    pub time_max: Duration,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Compacted rows deleted in one piece (`--compaction-batch-limit`).
-    pub deleted_rows_max: usize,
-    /// Time between two pieces (`--compaction-sleep-interval`).
-    pub delete_every: Duration,
     /// `--warning-apply-duration`.
     pub slow_apply: Duration,
     /// The Snapshotter is told how far the backend is after so many entries, too (`--snapshot-count`).
@@ -69,6 +78,8 @@ pub struct Links {
     pub leases_changed: Recipient<LeasesChanged>,
     pub backend_durable: Recipient<BackendDurable>,
     pub compaction_finished: Recipient<CompactionFinished>,
+    pub history_compacted: Recipient<HistoryCompacted>,
+    pub piece_deleted: Recipient<PieceDeleted>,
 }
 
 pub struct Applier {
@@ -78,7 +89,6 @@ pub struct Applier {
     settings: Settings,
     /// Requests that asked to wait until deleted revisions are gone from the backend.
     waiting_for_deletion: Vec<(Reply, Result<Outcome, RequestError>)>,
-    compacted_at: Duration,
     looked_at: Duration,
     looked_at_index: LogIndex,
     clock: Clock,
@@ -102,7 +112,6 @@ impl Applier {
             published,
             settings,
             waiting_for_deletion: Vec::new(),
-            compacted_at: Duration::ZERO,
             looked_at: Duration::ZERO,
             looked_at_index: LogIndex(0),
             clock,
@@ -140,6 +149,9 @@ impl Applier {
                 spans: spans.of_leases,
             });
         }
+        if applied.compacted.is_some() {
+            self.links.history_compacted.do_send(HistoryCompacted);
+        }
         for changed in applied.membership {
             self.log_membership(&changed);
             if let Some(change) = changed.raft {
@@ -156,6 +168,7 @@ impl Applier {
                 waiter.reply.send(outcome);
             }
         }
+        self.answer_after_deletion();
         let took = ended.saturating_sub(started);
         if took > self.settings.slow_apply {
             self.metrics.server.slow_apply.inc();
@@ -192,27 +205,35 @@ impl Applier {
         mvcc.txn.inc_by(txns as u64);
     }
 
-    /// Deletes one piece of what compactions left, when there is something and it is time.
-    fn delete_compacted(&mut self, now: Duration) {
-        if !self.machine.has_compacted_rows() {
+    /// Deletes a little at a time until the piece is done: how long a row takes is the backend's.
+    fn delete(&mut self, piece: DeletePiece) -> PieceDeleted {
+        let started = self.clock.now();
+        let (mut rows, mut index_took) = (0, Duration::ZERO);
+        let mut now = started;
+        loop {
+            let rows_max = DELETED_AT_ONCE.min(piece.rows_max - rows);
+            self.machine.sweep_compacted(rows_max);
+            index_took += self.clock.now().saturating_sub(now);
+            let deleted = match self.machine.delete_swept(rows_max) {
+                Ok(deleted) => deleted,
+                Err(error) => process::fatal(&self.log, &format!("compacted revisions could not be deleted: {error}")),
+            };
+            now = self.clock.now();
+            rows += deleted.rows;
+            let took = now.saturating_sub(started);
+            let is_over = deleted.left != Left::Rows || rows >= piece.rows_max || took >= piece.time_max;
+            if is_over || deleted.finished.is_some() {
+                return PieceDeleted { deleted: Deleted { rows, ..deleted }, took, index_took };
+            }
+        }
+    }
+
+    /// Answers those who asked to wait until compacted revisions are gone, if they are.
+    fn answer_after_deletion(&mut self) {
+        if !self.waiting_for_deletion.is_empty() && !self.machine.has_compacted_rows() {
             for (reply, outcome) in self.waiting_for_deletion.drain(..) {
                 reply.send(outcome);
             }
-            return;
-        }
-        if now < self.compacted_at + self.settings.delete_every {
-            return;
-        }
-        self.compacted_at = now;
-        match self.machine.delete_compacted(self.settings.deleted_rows_max) {
-            Ok(deleted) => {
-                self.metrics.mvcc.db_compaction_keys.inc_by(deleted.rows as u64);
-                if let Some(revision) = deleted.finished {
-                    slog::info!(self.log, "finished scheduled compaction"; "compact-revision" => revision.0);
-                    self.links.compaction_finished.do_send(CompactionFinished { view: self.published.load() });
-                }
-            }
-            Err(error) => process::fatal(&self.log, &format!("compacted revisions could not be deleted: {error}")),
         }
     }
 
@@ -269,6 +290,10 @@ impl Actor for Applier {
 
     fn started(&mut self, _: &mut Self::Context) {
         self.look_at_backend();
+        if self.machine.has_compacted_rows() {
+            // The last life ended in the middle of it.
+            self.links.history_compacted.do_send(HistoryCompacted);
+        }
     }
 }
 
@@ -283,11 +308,23 @@ impl Handler<EntriesCommitted> for Applier {
     }
 }
 
+impl Handler<DeletePiece> for Applier {
+    type Result = ();
+
+    fn handle(&mut self, piece: DeletePiece, _: &mut Self::Context) {
+        let piece = self.delete(piece);
+        self.links.piece_deleted.do_send(piece);
+        if piece.deleted.finished.is_some() {
+            self.links.compaction_finished.do_send(CompactionFinished { view: self.published.load() });
+        }
+        self.answer_after_deletion();
+    }
+}
+
 impl Handler<Tick> for Applier {
     type Result = ();
 
     fn handle(&mut self, tick: Tick, _: &mut Self::Context) {
-        self.delete_compacted(tick.now);
         if tick.now >= self.looked_at + LOOK_AT_BACKEND_EVERY {
             self.looked_at = tick.now;
             self.look_at_backend();

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::typed::{AutoCompaction, Config, InitialClusterState, TlsSide};
+use super::typed::{Config, InitialClusterState, TlsSide};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
@@ -94,11 +94,6 @@ const REFUSED: &[(&str, Asked, &str)] = &[
 
 const IGNORED: &[(&str, Asked, &str)] = &[
     ("enable-v2", |c| c.enable_v2, "the v2 API is not served yet"),
-    (
-        "auto-compaction-retention",
-        |c| c.auto_compaction != AutoCompaction::Off,
-        "history is not compacted by itself yet; compact it by hand",
-    ),
     ("corrupt-check-time", |c| !c.corrupt_check_time.is_zero(), "members' data is not compared yet"),
     ("enable-pprof", |c| c.enable_pprof, "profiles are not served yet"),
     ("memory-mlock", |c| c.memory_mlock, "memory is not locked yet"),
@@ -161,7 +156,6 @@ mod tests {
             (&["--listen-metrics-urls=http://127.0.0.1:1"], "listen-metrics-urls", Severity::Refuse),
             (&["--listen-client-http-urls=http://127.0.0.1:1"], "listen-client-http-urls", Severity::Refuse),
             (&["--listen-peer-urls=unix:///p"], "listen-client-urls", Severity::Refuse),
-            (&["--auto-compaction-retention=1"], "auto-compaction-retention", Severity::Warn),
             (&["--corrupt-check-time=1m"], "corrupt-check-time", Severity::Warn),
             (&["--enable-pprof"], "enable-pprof", Severity::Warn),
             (&["--feature-gates=CompactHashCheck=true"], "feature-gates", Severity::Warn),

@@ -29,6 +29,24 @@ pub const SCHEDULED_ROW: &str = "scheduledCompactRev";
 /// Row of the table `Meta`: below this everything that cannot be read has been deleted.
 pub const FINISHED_ROW: &str = "finishedCompactRev";
 
+/// One piece of physical deletion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deleted {
+    pub rows: usize,
+    /// Of what was compacted up to here nothing is left.
+    pub finished: Option<Revision>,
+    pub left: Left,
+}
+
+/// What compactions have left to delete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    Nothing,
+    Rows,
+    /// Somebody holds a view that may still read them.
+    HeldByViews,
+}
+
 /// Views taken between two compactions share one.
 #[derive(Debug, Default)]
 pub(super) struct Epoch;
@@ -90,11 +108,10 @@ impl Compaction {
         self.pass.is_some() || !self.waiting.is_empty()
     }
 
-    /// Forgets a bounded part of what cannot be read any more. The batch deletes at most `rows_max` rows; it is empty while
-    /// views from before the compaction are held.
-    pub(super) fn step(&mut self, tree: &mut Tree, rows_max: usize) -> WriteBatch {
-        let mut batch = WriteBatch::new();
-        let Some(mut pass) = self.pass.take().or_else(|| self.next_pass()) else { return batch };
+    /// Lets the index forget a bounded part of what cannot be read any more; nothing while views from before the compaction
+    /// are held.
+    pub(super) fn sweep(&mut self, tree: &mut Tree, rows_max: usize) {
+        let Some(mut pass) = self.pass.take().or_else(|| self.next_pass()) else { return };
         let rows_max = rows_max.max(1);
         if !pass.is_swept && pass.doomed.len() < rows_max {
             let mut sweep = Sweep::new(pass.revision, rows_max - pass.doomed.len());
@@ -102,16 +119,34 @@ impl Compaction {
             pass.is_swept = pass.from.is_none();
             pass.doomed.extend(sweep.doomed);
         }
-        let mut rows: Vec<RowKey> = pass.doomed.drain(..rows_max.min(pass.doomed.len())).collect();
-        rows.sort_unstable();
-        rows.iter().for_each(|row| batch.delete(Table::Kv, row.encode().to_vec()));
-        if pass.is_swept && pass.doomed.is_empty() {
-            self.finished = pass.revision;
-            save_revision(&mut batch, FINISHED_ROW, pass.revision);
-        } else {
-            self.pass = Some(pass);
+        self.pass = Some(pass);
+    }
+
+    /// A batch that deletes at most `rows_max` rows of those that the index has forgotten.
+    pub(super) fn delete(&mut self, rows_max: usize) -> (WriteBatch, Deleted) {
+        let mut batch = WriteBatch::new();
+        let mut finished = None;
+        if let Some(pass) = &mut self.pass {
+            let mut rows: Vec<RowKey> = pass.doomed.drain(..rows_max.max(1).min(pass.doomed.len())).collect();
+            rows.sort_unstable();
+            rows.iter().for_each(|row| batch.delete(Table::Kv, row.encode().to_vec()));
+            if pass.is_swept && pass.doomed.is_empty() {
+                self.finished = pass.revision;
+                finished = Some(Revision(pass.revision));
+                self.pass = None;
+            }
         }
-        batch
+        let rows = batch.ops().len();
+        if finished.is_some() {
+            save_revision(&mut batch, FINISHED_ROW, self.finished);
+        }
+        let left = match &self.pass {
+            Some(_) => Left::Rows,
+            None if self.waiting.is_empty() => Left::Nothing,
+            None if finished.is_some() => Left::Rows,
+            None => Left::HeldByViews,
+        };
+        (batch, Deleted { rows, finished, left })
     }
 
     /// The latest compaction that no view is in the way of. It does the work of those before it.

@@ -39,7 +39,7 @@ mod view;
 mod tests;
 
 pub use changes::{CatchUp, Changes, Event, EventKind};
-pub use compact::{FINISHED_ROW, SCHEDULED_ROW};
+pub use compact::{Deleted, FINISHED_ROW, Left, SCHEDULED_ROW};
 pub use error::{MvccError, RequestError, StoreError};
 pub use hash::HashKv;
 pub use read::{Pair, RangeOutcome};

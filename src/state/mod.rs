@@ -9,11 +9,13 @@
 //! Deterministic: the same entries give the same state and the same outcomes on every member.
 
 mod machine;
+mod membership;
 pub mod portable;
 mod rows;
 mod view;
 
-pub use machine::{Applied, Deleted, LeaseChange, Machine, MembershipChanged, StateError, membership_entry};
+pub use machine::{Applied, LeaseChange, Machine, StateError};
+pub use membership::{MembershipChanged, membership_entry};
 pub use rows::AppliedPosition;
 pub use view::View;
 

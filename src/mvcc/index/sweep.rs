@@ -10,7 +10,7 @@ use super::leaf::{self, Leaf};
 use super::tree::{CHILDREN_MAX, Child, Inner, Node, Tree};
 
 /// So many leaves are looked at in one step, however little they yield.
-const LEAVES_PER_STEP: usize = 512;
+const LEAVES_PER_STEP: usize = 64;
 
 /// One step of a compaction.
 #[derive(Debug)]
