@@ -18,6 +18,7 @@
 
 mod harness;
 
+mod compaction;
 mod differential;
 mod durability;
 mod etcdctl;
