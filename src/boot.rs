@@ -77,14 +77,17 @@ pub fn boot(config: &Config, clock: Clock, log: &Logger) -> Result<Boot, BootErr
     })?;
     let snapshots = SnapshotStore::open(data_dir.snapshots_path())?;
 
+    info!(log, "bootstrapping cluster");
+    let is_new = data_dir.format().is_none();
     let identity = match data_dir.format() {
         Some(format) => Identity { cluster: format.cluster_id, member: format.member_id },
         None => {
-            let identity = found(config, &mut log_store, log)?;
+            let identity = found(config, &mut log_store)?;
             data_dir.commit_format(Format::new(config.storage, identity.cluster, identity.member))?;
             identity
         }
     };
+    info!(log, "bootstrapping storage");
     let started = clock.now();
     let (recovered, backend) = open_state(&data_dir, &mut log_store, &snapshots, log)?;
     let Recovered { machine, window } = recovered;
@@ -92,6 +95,10 @@ pub fn boot(config: &Config, clock: Clock, log: &Logger) -> Result<Boot, BootErr
     info!(log, "opened backend db"; "storage" => %config.storage, "applied-index" => machine.applied().0,
         "revision" => machine.revision().0, "took" => ?clock.now().saturating_sub(started));
 
+    info!(log, "bootstrapping raft");
+    let text = if is_new { "starting local member" } else { "restarting local member" };
+    info!(log, "{text}"; "local-member-id" => %identity.member, "cluster-id" => %identity.cluster,
+        "commit-index" => window.hard_state().commit);
     let newest = snapshots.list()?.first().map_or(LogIndex(0), |file| file.position.index);
     let policy = PolicySettings {
         snapshot_count: config.snapshot_count,
@@ -110,6 +117,7 @@ pub fn boot(config: &Config, clock: Clock, log: &Logger) -> Result<Boot, BootErr
     );
     let node = Node::new(raft_settings(config, identity.member, clock), window, machine.applied(), log)?;
     let cores = Cores { node, log_store: Box::new(log_store), machine, hub, leases, snapshots, snapshot_policy };
+    info!(log, "bootstrap successfully");
     Ok(Boot { cores, identity, data_dir, backend })
 }
 
@@ -129,7 +137,7 @@ fn raft_settings(config: &Config, id: MemberId, clock: Clock) -> Settings {
 }
 
 /// The first start: who we are follows from the configuration, and the first log says who else there is.
-fn found(config: &Config, log_store: &mut EngineLog, log: &Logger) -> Result<Identity, BootError> {
+fn found(config: &Config, log_store: &mut EngineLog) -> Result<Identity, BootError> {
     let cluster = config.verify_new_cluster(&mut resolve)?;
     let ids = initial_ids(&cluster, &config.initial_cluster_token);
     let members: Vec<_> = cluster
@@ -141,7 +149,6 @@ fn found(config: &Config, log_store: &mut EngineLog, log: &Logger) -> Result<Ide
         .collect();
     recovery::begin(log_store, &members)?;
     let identity = Identity { cluster: ids.cluster, member: ids.members[&config.name] };
-    info!(log, "starting local member"; "local-member-id" => %identity.member, "cluster-id" => %identity.cluster);
     Ok(identity)
 }
 

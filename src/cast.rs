@@ -10,17 +10,21 @@
 
 use crate::actors::lease_keeper::LeaseKeeper;
 use crate::actors::raft_node::{LookUpProgress, Propose, RaftNode, Read, ReadIndex};
+use crate::actors::snapshotter::{ExportError, Snapshotter};
 use crate::actors::watch_hub::WatchHub;
+use crate::api::call_notes::{self, Asked};
 use crate::api::permit::Permit;
 use crate::ids::{ClusterId, MemberId};
 use crate::lease::LeaseError;
 use crate::membership::MembershipError;
+use crate::membership::downgrade::DowngradeError;
 use crate::mvcc::{MvccError, RequestError as CheckError};
 use crate::raft::node::{MemberProgress, RaftError, Status};
 use crate::state::{Outcome, View, membership_entry};
 use crate::telemetry::trace::SpanContext;
 use actix::Addr;
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use castd_proto::castdpb::{MembershipChange, RaftRequest, raft_request};
 use castd_proto::etcdserverpb::ResponseHeader;
 use parking_lot::Mutex;
@@ -52,6 +56,19 @@ pub enum RequestError {
     Membership(#[from] MembershipError),
     #[error("a learner does not answer this call")]
     NotSupportedForLearner,
+    #[error(transparent)]
+    Downgrade(#[from] DowngradeError),
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    /// Of Maintenance.Downgrade.
+    #[error("there is no such action")]
+    UnknownAction,
+    #[error("this member does not lead")]
+    NotLeader,
+    #[error("leadership cannot go to that member: it is unknown, or a learner")]
+    BadLeaderTransferee,
+    #[error("the member that was to lead does not lead in time")]
+    LeaderTransferTimeout,
     #[error("too many requests are waiting")]
     TooManyRequests,
     #[error("the request is larger than --max-request-bytes")]
@@ -197,6 +214,7 @@ pub struct Addresses {
     pub raft_node: Addr<RaftNode>,
     pub watch_hub: Addr<WatchHub>,
     pub lease_keeper: Addr<LeaseKeeper>,
+    pub snapshotter: Addr<Snapshotter>,
 }
 
 struct Inner {
@@ -293,13 +311,12 @@ impl Cast {
             return Err(RequestError::TooLarge);
         }
         let place = self.0.writes.take(data.len())?;
+        let data = Bytes::from(data);
+        if kind == EntryType::EntryNormal {
+            call_notes::note_asked(|| Asked::Proposed(data.clone()));
+        }
         let (sender, answer) = oneshot::channel();
-        self.0.addresses.raft_node.do_send(Propose {
-            data: data.into(),
-            kind,
-            reply: Reply { sender, _place: Some(place) },
-            span,
-        });
+        self.0.addresses.raft_node.do_send(Propose { data, kind, reply: Reply { sender, _place: Some(place) }, span });
         answer.await.unwrap_or(Err(RequestError::Stopped))
     }
 
@@ -348,5 +365,18 @@ impl Cast {
 
     pub fn lease_keeper(&self, _permit: &Permit) -> &Addr<LeaseKeeper> {
         &self.0.addresses.lease_keeper
+    }
+
+    pub fn raft_node(&self, _permit: &Permit) -> &Addr<RaftNode> {
+        &self.0.addresses.raft_node
+    }
+
+    pub fn snapshotter(&self, _permit: &Permit) -> &Addr<Snapshotter> {
+        &self.0.addresses.snapshotter
+    }
+
+    /// As [`Cast::snapshotter`], for what the member asks for itself.
+    pub(crate) fn own_snapshotter(&self) -> &Addr<Snapshotter> {
+        &self.0.addresses.snapshotter
     }
 }

@@ -12,6 +12,7 @@ pub mod ids;
 pub mod lease;
 pub mod member;
 pub mod membership;
+pub mod memory_lock;
 pub mod mvcc;
 pub mod process;
 pub mod raft;

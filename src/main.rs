@@ -2,8 +2,8 @@
 
 use castd::config::{self, Invocation, Level, Note, Severity, Surroundings};
 use castd::member::Member;
-use castd::process;
 use castd::telemetry::log::{self, LogGuard, LogSettings};
+use castd::{memory_lock, process, storage};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use slog::{Logger, error, info, warn};
@@ -38,17 +38,9 @@ fn run(config: &config::Config, notes: &[Note]) -> ExitCode {
     };
     process::install_panic_hook(log.clone(), guard.flusher());
     notes.iter().for_each(|note| write_note(&log, note));
-    let mut refused = false;
-    for not_yet in config.not_yet() {
-        match not_yet.severity {
-            Severity::Warn => warn!(log, "has no effect yet"; "flag" => not_yet.flag, "reason" => not_yet.text),
-            Severity::Refuse => {
-                refused = true;
-                error!(log, "failed to verify flags"; "error" => %not_yet);
-            }
-        }
-    }
-    if refused {
+    let has_data = has_data(config);
+    on_data(config, has_data).iter().for_each(|note| write_note(&log, note));
+    if !may_start(config, has_data, &log) {
         return exit_code(process::EXIT_FAILURE);
     }
     // Before any thread starts: from here on a signal is a request to stop, not the end.
@@ -59,7 +51,14 @@ fn run(config: &config::Config, notes: &[Note]) -> ExitCode {
             return exit_code(process::EXIT_FAILURE);
         }
     };
-    write_note(&log, &starting(config));
+    for (text, field, urls) in [
+        ("configuring peer listeners", "listen-peer-urls", &config.listen_peer_urls),
+        ("configuring client listeners", "listen-client-urls", &config.listen_client_urls),
+    ] {
+        let urls: Vec<String> = urls.iter().map(ToString::to_string).collect();
+        write_note(&log, &Note::new(Level::Info, text).with(field, urls));
+    }
+    write_note(&log, &starting(config, has_data));
     let member = match Member::start_logged(config, &log) {
         Ok(member) => member,
         Err(failure) => {
@@ -86,12 +85,66 @@ fn start_log(settings: &LogSettings) -> Result<(Logger, LogGuard), ExitCode> {
     log::start(settings).map_err(|failure| say(process::EXIT_FAILURE, "", &format!("{failure}\n")))
 }
 
-/// etcd's line, by which people find out what a member was started with.
-fn starting(config: &config::Config) -> Note {
+/// Whether a member lives in the data directory. One that cannot be read is refused later, with the reason.
+fn has_data(config: &config::Config) -> bool {
+    let wal_dir = config.wal_dir.clone();
+    let settings = storage::Settings { wal_dir, ..storage::Settings::new(&config.data_dir, config.storage) };
+    storage::DataDir::inspect(&settings).is_ok_and(|member| member.is_some())
+}
+
+/// Says what of the configuration has no effect, takes what it needs of the system, and tells whether the start may go on.
+fn may_start(config: &config::Config, has_data: bool, log: &Logger) -> bool {
+    let mut may = true;
+    for not_yet in config.not_yet().into_iter().filter(|found| !(has_data && found.is_for_new_members())) {
+        match not_yet.severity {
+            Severity::WithoutEffect => warn!(log, "has no effect"; "flag" => not_yet.flag, "reason" => not_yet.text),
+            Severity::Warn => warn!(log, "has no effect yet"; "flag" => not_yet.flag, "reason" => not_yet.text),
+            Severity::Refuse => {
+                may = false;
+                error!(log, "failed to verify flags"; "error" => %not_yet);
+            }
+        }
+    }
+    if config.memory_mlock
+        && let Err(failure) = memory_lock::lock_memory()
+    {
+        may = false;
+        error!(log, "failed to verify flags"; "error" => %failure);
+    }
+    may
+}
+
+/// etcd's lines, by which people find out what a member was started with.
+fn starting(config: &config::Config, has_data: bool) -> Note {
+    let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
     let note = Note::new(Level::Info, "starting an etcd server")
         .with("etcd-version", config::ETCD_VERSION)
-        .with("castd-version", config::CASTD_VERSION);
+        .with("castd-version", config::CASTD_VERSION)
+        .with("git-sha", config::GIT_SHA)
+        .with("go-version", config::GO_VERSION)
+        .with("go-os", std::env::consts::OS)
+        .with("go-arch", config::go_architecture(std::env::consts::ARCH))
+        .with("max-cpu-set", processors)
+        .with("max-cpu-available", processors)
+        .with("member-initialized", has_data);
     config.summary().into_iter().fold(note, |note, (field, value)| note.with(field, value))
+}
+
+/// etcd's word on whose data directory this is, and on settings that its data makes superfluous.
+fn on_data(config: &config::Config, has_data: bool) -> Vec<Note> {
+    let directory = config.data_dir.display().to_string();
+    let note = |text: &str, kind: &str| {
+        Note::new(Level::Info, text).with("data-dir", directory.as_str()).with("dir-type", kind)
+    };
+    if !has_data {
+        return vec![note("Initialize and start etcd server", "empty")];
+    }
+    let mut notes = vec![note("server has already been initialized", "member")];
+    if config.discovery.is_asked_for() {
+        let text = "discovery token is ignored since cluster already initialized; valid logs are found";
+        notes.push(Note::new(Level::Warn, text));
+    }
+    notes
 }
 
 fn notify_ready(log: &Logger) {

@@ -6,19 +6,20 @@
 
 use crate::actors::applier;
 use crate::actors::compactor;
-use crate::api::grpc::{Edge, EdgeSettings};
+use crate::actors::snapshotter::Defragment;
+use crate::api::grpc::{Edge, EdgeSettings, SNAPSHOTS_MAX, Serving};
 use crate::api::http::{Access, ClientHttp, PeerHttp, client_app, peer_app};
 use crate::api::listen::{EdgeServer, ListenError, ListenOn, ListenSettings, Routes};
 use crate::api::member_http::MemberHttp;
 use crate::boot::{self, Boot, BootError};
 use crate::cast::{Cast, Limits, RequestError};
 use crate::compaction::pace;
-use crate::config::{CLUSTER_VERSION, Config, ETCD_VERSION};
+use crate::config::{CASTD_VERSION, CLUSTER_VERSION, Config, ETCD_VERSION};
 use crate::membership::urls::UrlSet;
 use crate::storage::DataDir;
 use crate::telemetry::clock::Clock;
-use crate::telemetry::metrics::Metrics;
-use crate::telemetry::trace::{TraceError, Tracing};
+use crate::telemetry::metrics::{Build, Metrics, RequestKind};
+use crate::telemetry::trace::{SpanContext, TraceError, Tracing};
 use crate::wiring::{self, Placement, Running, Surroundings};
 use castd_backend_api::Backend;
 use castd_proto::castdpb::{ClusterVersion, MemberAttributes, raft_request::Op};
@@ -27,6 +28,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// How long requests in flight may take to finish once the member is told to stop.
@@ -57,6 +59,8 @@ pub struct Member {
     stopping: CancellationToken,
     tracing: Tracing,
     backend: Arc<dyn Backend>,
+    cast: Cast,
+    /// With the fields that the lines about the end have.
     log: Logger,
     /// Its lock is held until the very end.
     _data_dir: DataDir,
@@ -84,7 +88,11 @@ impl Member {
         let metrics = Metrics::new(config.metrics);
 
         let Boot { cores, identity, data_dir, backend } = boot::boot(config, clock, log)?;
-        metrics.identify(identity.member, ETCD_VERSION);
+        let storage = config.storage.to_string();
+        metrics.identify(identity.member, ETCD_VERSION, Build { version: CASTD_VERSION, storage: &storage });
+        for (gate, stage, on) in config.feature_gates.all() {
+            metrics.server.feature_enabled.with_label_values(&[gate, stage]).set(i64::from(on));
+        }
         metrics.server.quota_backend_bytes.set(quota_bytes(config));
         let limits =
             Limits { request_bytes_max: config.max_request_bytes as usize, txn_ops_max: config.max_txn_ops as usize };
@@ -107,6 +115,9 @@ impl Member {
             },
             request_timeout: config.request_timeout(),
         };
+        info!(log, "starting etcd server"; "local-member-id" => %identity.member,
+            "local-server-version" => ETCD_VERSION, "cluster-id" => %identity.cluster,
+            "cluster-version" => cores.machine.view().cluster_version.unwrap_or_else(|| "to_be_decided".to_owned()));
         let (cast, running) = wiring::start(cores, around, Placement::Spread).map_err(StartError::Thread)?;
 
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -124,14 +135,26 @@ impl Member {
                 quota_bytes: quota_bytes(config),
                 is_reconfig_strict: config.strict_reconfig_check,
                 learners_max: u32::try_from(config.max_learners).unwrap_or(u32::MAX),
+                stops_serving_on_defragment: config.feature_gates.is_on("StopGRPCServiceOnDefrag"),
                 slow_request: config.warning_unary_request_duration,
+                slow_read: config.warning_apply_duration,
             },
+            serving: Serving::default(),
+            snapshots: Arc::new(Semaphore::new(SNAPSHOTS_MAX)),
             clock,
             stopping: stopping.clone(),
             log: log.new(o!("part" => "edge")),
         };
-        runtime.block_on(publish(config, &cast, &metrics, log))?;
+        info!(log, "now serving peer/client/metrics"; "local-member-id" => %identity.member,
+            "initial-advertise-peer-urls" => urls(&config.initial_advertise_peer_urls),
+            "listen-peer-urls" => urls(&config.listen_peer_urls),
+            "advertise-client-urls" => urls(&config.advertise_client_urls),
+            "listen-client-urls" => urls(&config.listen_client_urls),
+            "listen-metrics-urls" => urls(&config.listen_metrics_urls));
+        runtime.block_on(publish(config, &cast, &metrics, clock, log))?;
+        defragment_if_due(config, &cast, log);
 
+        let stopped_cast = cast.clone();
         let http = Arc::new(MemberHttp::new(cast, metrics));
         let (client_port, peer_port) = runtime.block_on(async {
             let access = Access { origins: config.cors.clone(), hosts: config.host_whitelist.clone() };
@@ -166,7 +189,10 @@ impl Member {
             stopping,
             tracing,
             backend,
-            log: log.clone(),
+            log: log.new(o!("name" => config.name.clone(), "data-dir" => config.data_dir.display().to_string(),
+                "advertise-peer-urls" => urls(&config.initial_advertise_peer_urls),
+                "advertise-client-urls" => urls(&config.advertise_client_urls))),
+            cast: stopped_cast,
             _data_dir: data_dir,
         })
     }
@@ -184,12 +210,18 @@ impl Member {
     /// Lets requests in flight finish, ends all threads, and makes the backend durable, so that the next start has nothing
     /// to replay.
     pub fn stop(self) {
-        let Member { runtime, client_port, peer_port, running, stopping, tracing, backend, log, _data_dir } = self;
+        let Member { runtime, client_port, peer_port, running, stopping, tracing, backend, cast, log, _data_dir } =
+            self;
         info!(log, "closing etcd server");
+        say_who_leads_on(&cast, &log);
+        drop(cast);
+        let peers: Vec<String> = peer_port.local_addrs().iter().map(ToString::to_string).collect();
+        peers.iter().for_each(|address| info!(log, "stopping serving peer traffic"; "address" => address));
         stopping.cancel();
         runtime.block_on(async {
             tokio::join!(client_port.stop(GRACE), peer_port.stop(GRACE));
         });
+        peers.iter().for_each(|address| info!(log, "stopped serving peer traffic"; "address" => address));
         runtime.shutdown_timeout(GRACE);
         running.stop();
         if let Err(error) = backend.flush() {
@@ -203,20 +235,53 @@ impl Member {
 
 /// Says who this member is, through the log, as soon as there is a leader; and, the first time, which release the cluster
 /// speaks.
-async fn publish(config: &Config, cast: &Cast, metrics: &Metrics, log: &Logger) -> Result<(), StartError> {
-    let urls = config.advertise_client_urls.iter().map(ToString::to_string).collect();
-    let attributes =
-        MemberAttributes { member_id: cast.identity().member.0, name: config.name.clone(), client_urls: urls };
+async fn publish(
+    config: &Config,
+    cast: &Cast,
+    metrics: &Metrics,
+    clock: Clock,
+    log: &Logger,
+) -> Result<(), StartError> {
+    let client_urls = config.advertise_client_urls.iter().map(ToString::to_string).collect();
+    let attributes = MemberAttributes { member_id: cast.identity().member.0, name: config.name.clone(), client_urls };
+    let described = format!("{{Name:{} ClientURLs:[{}]}}", attributes.name, attributes.client_urls.join(" "));
+    let started = clock.now();
     replicate_until_done(cast, Op::MemberAttributes(attributes), log).await?;
+    let took = clock.now().saturating_sub(started);
+    metrics.requests.served(RequestKind::ClusterMemberAttrSet, true, took);
     info!(log, "published local member to cluster through raft"; "local-member-id" => %cast.identity().member,
-        "cluster-id" => %cast.identity().cluster);
+        "local-member-attributes" => described, "cluster-id" => %cast.identity().cluster,
+        "publish-timeout" => ?config.request_timeout());
     if cast.own_view().cluster_version.is_none() {
         let version = ClusterVersion { version: CLUSTER_VERSION.to_owned() };
+        let started = clock.now();
         replicate_until_done(cast, Op::ClusterVersion(version), log).await?;
-        info!(log, "set initial cluster version"; "cluster-version" => CLUSTER_VERSION);
+        let took = clock.now().saturating_sub(started);
+        metrics.requests.served(RequestKind::ClusterVersionSet, true, took);
+        let version = CLUSTER_VERSION.trim_end_matches(".0");
+        info!(log, "set initial cluster version"; "cluster-id" => %cast.identity().cluster,
+            "local-member-id" => %cast.identity().member, "cluster-version" => version);
+        info!(log, "enabled capabilities for version"; "cluster-version" => version);
+        info!(log, "cluster version is updated"; "cluster-version" => version);
     }
     metrics.set_cluster_version(CLUSTER_VERSION.trim_end_matches(".0"));
     Ok(())
+}
+
+/// etcd's line about the leadership of a member that goes: there is nobody to hand it to.
+fn say_who_leads_on(cast: &Cast, log: &Logger) {
+    let status = cast.status();
+    let leader = status.leader.map_or_else(|| "0".to_owned(), |leader| leader.to_string());
+    let text = if status.is_leader {
+        "skipped leadership transfer for single voting member cluster"
+    } else {
+        "skipped leadership transfer; local server is not leader"
+    };
+    info!(log, "{text}"; "local-member-id" => %cast.identity().member, "current-leader-member-id" => leader);
+}
+
+fn urls(urls: &UrlSet) -> slog::Serde<Vec<String>> {
+    slog::Serde(urls.iter().map(ToString::to_string).collect())
 }
 
 /// Replaying a long log may take longer than a request may wait.
@@ -230,6 +295,23 @@ async fn replicate_until_done(cast: &Cast, op: Op, log: &Logger) -> Result<(), S
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// `--bootstrap-defrag-threshold-megabytes`. Beside the start, which does not wait for it.
+fn defragment_if_due(config: &Config, cast: &Cast, log: &Logger) {
+    let threshold_bytes = config.bootstrap_defrag_threshold_megabytes.saturating_mul(1 << 20);
+    if threshold_bytes == 0 {
+        return;
+    }
+    let size = cast.own_view().size();
+    if size.allocated_bytes.saturating_sub(size.in_use_bytes) < threshold_bytes {
+        info!(log, "Skipping defragmentation"; "reason" => "less can be given back than the threshold",
+            "current-db-size-bytes" => size.allocated_bytes, "current-db-size-in-use-bytes" => size.in_use_bytes,
+            "bootstrap-defrag-threshold-bytes" => threshold_bytes);
+        return;
+    }
+    let (reply, _) = oneshot::channel();
+    cast.own_snapshotter().do_send(Defragment { reply, span: SpanContext::default() });
 }
 
 fn quota_bytes(config: &Config) -> i64 {

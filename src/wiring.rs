@@ -135,6 +135,7 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
         raft_node: raft_node.address.clone(),
         watch_hub: watch_hub.address.clone(),
         lease_keeper: lease_keeper.address.clone(),
+        snapshotter: snapshotter.address.clone(),
     };
     let ticker = Ticker::start(
         clock,
@@ -160,6 +161,7 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
         store_changed: watch_hub.address.clone().recipient(),
         leases_changed: lease_keeper.address.clone().recipient(),
         backend_durable: snapshotter.address.clone().recipient(),
+        compaction_scheduled: snapshotter.address.clone().recipient(),
         compaction_finished: snapshotter.address.clone().recipient(),
         history_compacted: compactor.address.clone().recipient(),
         piece_deleted: compactor.address.clone().recipient(),
@@ -167,12 +169,13 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
     let snapshotter_links = snapshotter::Links {
         truncate_log: log_writer.address.clone().recipient(),
         log_cut: raft_node.address.clone().recipient(),
+        view: view.clone(),
+        purger: cores.log_store.purger(),
     };
     let compactor_links = compactor::Links {
         propose: raft_node.address.clone().recipient(),
         applier: applier.address.clone().recipient(),
     };
-    let purger = cores.log_store.purger();
 
     log_writer.run(
         &arbiters.log_writer,
@@ -231,8 +234,8 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
             cores.snapshots,
             cores.snapshot_policy,
             snapshotter_links,
-            purger,
             clock,
+            metrics.clone(),
             log.new(o!("actor" => "Snapshotter")),
         ),
     );

@@ -13,15 +13,18 @@
 //! whoever got a reply finds the write in the view. Physical deletion after a compaction also runs here, because the backend
 //! has one writer; when, and how much at once, the Compactor says.
 
+mod stopwatch;
+
+use self::stopwatch::Stopwatch;
 use crate::actors::Tick;
 use crate::actors::compactor::{HistoryCompacted, PieceDeleted};
 use crate::actors::lease_keeper::LeasesChanged;
 use crate::actors::raft_node::{self, ConfChangeApplied};
-use crate::actors::snapshotter::{BackendDurable, CompactionFinished};
+use crate::actors::snapshotter::{BackendDurable, CompactionFinished, CompactionScheduled};
 use crate::actors::watch_hub::StoreChanged;
 use crate::cast::{Published, Reply, RequestError};
 use crate::ids::{LogIndex, MemberId};
-use crate::mvcc::{Deleted, EventKind, Left};
+use crate::mvcc::{Deleted, Left};
 use crate::process;
 use crate::state::{Applied, Machine, MembershipChanged, Outcome, View};
 use crate::telemetry::clock::Clock;
@@ -77,6 +80,7 @@ pub struct Links {
     pub store_changed: Recipient<StoreChanged>,
     pub leases_changed: Recipient<LeasesChanged>,
     pub backend_durable: Recipient<BackendDurable>,
+    pub compaction_scheduled: Recipient<CompactionScheduled>,
     pub compaction_finished: Recipient<CompactionFinished>,
     pub history_compacted: Recipient<HistoryCompacted>,
     pub piece_deleted: Recipient<PieceDeleted>,
@@ -121,14 +125,16 @@ impl Applier {
     }
 
     fn apply(&mut self, slice: EntriesCommitted) {
-        let started = self.clock.now();
+        let slow = self.settings.slow_apply;
+        let mut stopwatch = Stopwatch::start(&slice.entries, slow, self.clock, &self.metrics, &self.log);
         let mut spans = SlicedSpans::start(&slice.waiters);
-        let applied = match self.machine.apply(&slice.entries) {
+        let applied = match self.machine.apply_observed(&slice.entries, &mut stopwatch) {
             Ok(applied) => applied,
             Err(error) => process::fatal(&self.log, &format!("a committed entry could not be applied: {error}")),
         };
         self.published.store(self.machine.view());
         let ended = self.clock.now();
+        stopwatch.stop(ended);
 
         spans.end(&applied.outcomes);
         self.count(&applied);
@@ -141,6 +147,9 @@ impl Applier {
                 view,
                 spans: spans.of_store,
             });
+        }
+        for compacted in applied.compactions {
+            self.links.compaction_scheduled.do_send(CompactionScheduled { compacted });
         }
         if !applied.leases.is_empty() {
             self.links.leases_changed.do_send(LeasesChanged {
@@ -169,12 +178,6 @@ impl Applier {
             }
         }
         self.answer_after_deletion();
-        let took = ended.saturating_sub(started);
-        if took > self.settings.slow_apply {
-            self.metrics.server.slow_apply.inc();
-            slog::warn!(self.log, "apply request took too long";
-                "took" => ?took, "expected-duration" => ?self.settings.slow_apply, "entries" => slice.entries.len());
-        }
     }
 
     fn log_membership(&self, changed: &MembershipChanged) {
@@ -191,18 +194,12 @@ impl Applier {
     }
 
     fn count(&self, applied: &Applied) {
-        let mvcc = &self.metrics.mvcc;
-        for event in applied.changes.iter().flat_map(|changes| &changes.events) {
-            match event.kind {
-                EventKind::Put => {
-                    mvcc.put.inc();
-                    mvcc.total_put_size.add((event.kv.key.len() + event.kv.value.len()) as i64);
-                }
-                EventKind::Delete => mvcc.delete.inc(),
-            }
-        }
-        let txns = applied.outcomes.iter().filter(|outcome| matches!(outcome, Ok(Outcome::Txn(_)))).count();
-        mvcc.txn.inc_by(txns as u64);
+        let (mvcc, counts) = (&self.metrics.mvcc, applied.counts);
+        mvcc.put.inc_by(counts.puts);
+        mvcc.total_put_size.add(counts.put_bytes as i64);
+        mvcc.delete.inc_by(counts.deletes);
+        mvcc.range.inc_by(counts.ranges);
+        mvcc.txn.inc_by(counts.txns);
     }
 
     /// Deletes a little at a time until the piece is done: how long a row takes is the backend's.
@@ -315,7 +312,7 @@ impl Handler<DeletePiece> for Applier {
         let piece = self.delete(piece);
         self.links.piece_deleted.do_send(piece);
         if piece.deleted.finished.is_some() {
-            self.links.compaction_finished.do_send(CompactionFinished { view: self.published.load() });
+            self.links.compaction_finished.do_send(CompactionFinished);
         }
         self.answer_after_deletion();
     }

@@ -120,7 +120,6 @@ impl LeaseKeeper {
                     }
                 }
                 Effect::Expired { leases, term } => {
-                    self.metrics.lease.expired.inc_by(leases.len() as u64);
                     slog::debug!(self.log, "leases expired"; "leases" => leases.len());
                     self.expired.do_send(LeasesExpired { leases, term, span: SpanContext::default() });
                 }

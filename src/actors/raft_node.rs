@@ -14,9 +14,9 @@ use crate::actors::log_writer::AppendLog;
 use crate::actors::peer_links::Send;
 use crate::actors::snapshotter::LogCut;
 use crate::cast::{Published, Reply, RequestError};
-use crate::ids::{LogIndex, MemberId, RequestId, Term};
+use crate::ids::{LeaseId, LogIndex, MemberId, RequestId, Term};
 use crate::lease::Grant;
-use crate::raft::node::{Effect, MemberProgress, Node, Proposal, RaftError, Status};
+use crate::raft::node::{Effect, MemberProgress, Node, Proposal, READ_RETRY, RaftError, Status};
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::{Span, SpanContext};
@@ -66,6 +66,14 @@ pub struct LookUpProgress {
 /// One client's read.
 pub struct Read {
     pub reply: oneshot::Sender<Result<(), RequestError>>,
+    pub span: SpanContext,
+}
+
+/// Command: another voter is to lead. There is no answer: the published status says who leads.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct TransferLeadership {
+    pub target: MemberId,
     pub span: SpanContext,
 }
 
@@ -132,7 +140,12 @@ pub struct Links {
 }
 
 enum Waiting {
-    Write { reply: Reply, span: Span },
+    Write {
+        reply: Reply,
+        span: Span,
+    },
+    /// The member's own wish that leases end.
+    Expiry(Vec<LeaseId>),
     Reads(Vec<(oneshot::Sender<Result<(), RequestError>>, Span)>),
 }
 
@@ -146,6 +159,8 @@ pub struct RaftNode {
     metrics: Metrics,
     log: Logger,
     waiting: HashMap<RequestId, Waiting>,
+    /// How many of them are writes.
+    writes_waiting: i64,
     next_request: u64,
     effects: Vec<Effect>,
     /// Sampled requests on their way into the log, oldest first.
@@ -174,6 +189,7 @@ impl RaftNode {
             metrics,
             log,
             waiting: HashMap::new(),
+            writes_waiting: 0,
             next_request: 0,
             effects: Vec::new(),
             sampled_to_log: VecDeque::new(),
@@ -219,7 +235,7 @@ impl RaftNode {
             self.carry_out(effect, now);
         }
         self.effects = effects;
-        self.metrics.server.proposals_pending.set(self.waiting.len() as i64);
+        self.metrics.server.proposals_pending.set(self.writes_waiting);
     }
 
     fn carry_out(&mut self, effect: Effect, now: Duration) {
@@ -235,8 +251,15 @@ impl RaftNode {
                 for committed in entries {
                     let waiting = committed.request.and_then(|request| self.waiting.remove(&request));
                     waiters.push(match waiting {
-                        Some(Waiting::Write { reply, span }) => Some(Waiter { reply, span: span.context() }),
-                        _ => None,
+                        Some(Waiting::Write { reply, span }) => {
+                            self.writes_waiting -= 1;
+                            Some(Waiter { reply, span: span.context() })
+                        }
+                        Some(Waiting::Expiry(leases)) => {
+                            self.metrics.lease.expired.inc_by(leases.len() as u64);
+                            None
+                        }
+                        Some(Waiting::Reads(_)) | None => None,
                     });
                     plain.push(committed.entry);
                 }
@@ -255,6 +278,7 @@ impl RaftNode {
             }
             Effect::Failed(request, error) => match self.waiting.remove(&request) {
                 Some(Waiting::Write { reply, span }) => {
+                    self.writes_waiting -= 1;
                     if span.is_recording() {
                         self.sampled_to_log.retain(|sampled| *sampled != request);
                     }
@@ -263,19 +287,40 @@ impl RaftNode {
                     reply.fail(error.into());
                 }
                 Some(Waiting::Reads(reads)) => {
+                    self.tell_failed_read(&error);
                     for (reply, span) in reads {
                         end_failed(span, &error);
-                        self.metrics.server.read_indexes_failed.inc();
                         let _ = reply.send(Err(error.into()));
+                    }
+                }
+                Some(Waiting::Expiry(leases)) => {
+                    for lease in leases {
+                        slog::warn!(self.log, "failed to revoke lease";
+                            "lease-id" => format!("{:016x}", lease.0), "error" => %error);
                     }
                 }
                 None => {}
             },
+            Effect::ReadsLate { asked } => {
+                slog::warn!(self.log, "waiting for ReadIndex response took too long, retrying";
+                    "sent-request-id" => asked, "retry-timeout" => ?READ_RETRY);
+            }
             Effect::StatusChanged(status) => self.status_changed(status, now),
             Effect::InstallSnapshot { position, .. } => {
                 // No peer can send one before clusters exist; to go on without installing it would lose data.
                 crate::process::fatal(&self.log, &format!("received a snapshot at {position:?}, which needs peers"));
             }
+        }
+    }
+
+    /// One question for many reads fails once.
+    fn tell_failed_read(&self, error: &RaftError) {
+        if *error == RaftError::Timeout {
+            self.metrics.server.slow_read_indexes.inc();
+            slog::warn!(self.log, "timed out waiting for read index response (local node might have slow network)";
+                "timeout" => ?self.node.request_timeout());
+        } else {
+            self.metrics.server.read_indexes_failed.inc();
         }
     }
 
@@ -301,11 +346,19 @@ impl RaftNode {
         if before.is_some_and(|before| before.term == status.term && before.leader == status.leader) {
             return;
         }
-        if before.and_then(|before| before.leader) != status.leader
-            && let Some(leader) = status.leader
-        {
-            slog::info!(self.log, "raft leader elected"; "leader" => %leader, "term" => status.term.0);
-            self.metrics.server.leader_changes_seen.inc();
+        let leader_before = before.and_then(|before| before.leader);
+        if leader_before != status.leader {
+            // In the words of etcd's raft, which people grep for.
+            let (id, term) = (self.node.id(), status.term.0);
+            match (leader_before, status.leader) {
+                (None, Some(leader)) => slog::info!(self.log, "raft.node: {id} elected leader {leader} at term {term}"),
+                (Some(before), Some(leader)) => {
+                    slog::info!(self.log, "raft.node: {id} changed leader from {before} to {leader} at term {term}");
+                }
+                (Some(before), None) => slog::info!(self.log, "raft.node: {id} lost leader {before} at term {term}"),
+                (None, None) => {}
+            }
+            self.metrics.server.leader_changes_seen.inc_by(u64::from(status.leader.is_some()));
         }
         self.metrics.server.has_leader.set(i64::from(status.leader.is_some()));
         self.metrics.server.is_leader.set(i64::from(status.is_leader));
@@ -314,8 +367,14 @@ impl RaftNode {
         }
     }
 
-    /// Proposes on this member's own behalf; nobody waits for the outcome.
-    fn propose_own(&mut self, op: castdpb::raft_request::Op, term: Term, context: &mut Context<Self>) {
+    /// Proposes on this member's own behalf; no client waits for the outcome.
+    fn propose_own(
+        &mut self,
+        op: castdpb::raft_request::Op,
+        term: Term,
+        waiting: Option<Waiting>,
+        context: &mut Context<Self>,
+    ) {
         if self.node.status().term != term || !self.node.status().is_leader {
             return;
         }
@@ -324,6 +383,9 @@ impl RaftNode {
         let bytes = data.len();
         self.next_request += 1;
         let request = RequestId(self.next_request);
+        if let Some(waiting) = waiting {
+            self.waiting.insert(request, waiting);
+        }
         self.node.propose(now, Proposal { request, kind: EntryType::EntryNormal, data: data.into() });
         self.batch(bytes, now, context);
     }
@@ -360,6 +422,7 @@ impl Handler<Propose> for RaftNode {
         let bytes = propose.data.len();
         let span = propose.span.child("RaftNode");
         let is_sampled = span.is_recording();
+        self.writes_waiting += 1;
         let request = self.wait(Waiting::Write { reply: propose.reply, span });
         if is_sampled {
             self.sampled_to_log.push_back(request);
@@ -387,6 +450,16 @@ impl Handler<LookUpProgress> for RaftNode {
     fn handle(&mut self, query: LookUpProgress, _: &mut Self::Context) -> Self::Result {
         let _span = query.span.child("RaftNode");
         MessageResult(self.node.progress_of(query.member))
+    }
+}
+
+impl Handler<TransferLeadership> for RaftNode {
+    type Result = ();
+
+    fn handle(&mut self, command: TransferLeadership, context: &mut Self::Context) {
+        let _span = command.span.child("RaftNode");
+        self.node.transfer_leader(command.target);
+        self.batch(0, self.clock.now(), context);
     }
 }
 
@@ -461,9 +534,10 @@ impl Handler<LeasesExpired> for RaftNode {
 
     fn handle(&mut self, expired: LeasesExpired, context: &mut Self::Context) {
         let _span = expired.span.child("RaftNode");
+        let waiting = Waiting::Expiry(expired.leases.iter().map(|grant| grant.lease).collect());
         let leases = expired.leases.iter().map(|grant| granted_lease(*grant, 0)).collect();
         let op = castdpb::LeaseExpire { leases, term: expired.term.0 };
-        self.propose_own(castdpb::raft_request::Op::LeaseExpire(op), expired.term, context);
+        self.propose_own(castdpb::raft_request::Op::LeaseExpire(op), expired.term, Some(waiting), context);
     }
 }
 
@@ -474,6 +548,6 @@ impl Handler<LeasesCheckpointed> for RaftNode {
         let _span = checkpointed.span.child("RaftNode");
         let leases = checkpointed.remaining_secs.iter().map(|(grant, secs)| granted_lease(*grant, *secs)).collect();
         let op = castdpb::raft_request::Op::LeaseCheckpoint(castdpb::LeaseCheckpoints { leases });
-        self.propose_own(op, checkpointed.term, context);
+        self.propose_own(op, checkpointed.term, None, context);
     }
 }

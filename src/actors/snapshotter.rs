@@ -1,31 +1,43 @@
-//! Keeps what a member needs to come back, and decides when the log may be cut.
+//! Keeps what a member needs to come back, and decides when the log may be cut. Does all slow work on the disk that no
+//! write may wait for.
 //!
 //! ```text
 //!   Applier ──BackendDurable──▶ Snapshotter ──TruncateLog──▶ LogWriter
 //!   LogWriter ──LogGrown──▶        │    └──────LogCut──────▶ RaftNode
-//!                                  └─▶ snap/ (a thread that writes one snapshot at a time)
+//!   edge ──Defragment, ────▶       └─▶ a thread for each kind of work: snapshots into snap/, snapshots for clients, space
+//!     ExportSnapshot, …                to be given back, hashes of what is compacted
 //! ```
 //!
-//! What to do when stands in [`SnapshotPolicy`]. Writing a snapshot and flushing a backend happen on a thread beside this
-//! one, from a published view, so that neither the Applier nor clients wait.
+//! What to do when stands in [`SnapshotPolicy`]. The work itself happens on threads beside this one, from a published view,
+//! so that neither the Applier nor clients wait. Of each kind one piece is done at a time; what is asked for meanwhile is
+//! done once, afterwards, for all who asked: the piece under way may have begun before what they want to see done.
 
 use crate::actors::Tick;
 use crate::actors::log_writer::TruncateLog;
-use crate::ids::LogIndex;
+use crate::cast::Published;
+use crate::ids::{LogIndex, Revision};
+use crate::mvcc::{Compacted, CompactionHashes, HashKv};
 use crate::process;
 use crate::raft::log::Purger;
 use crate::raft::terms::LogPosition;
-use crate::snapshot::SnapshotStore;
 use crate::snapshot::policy::{Action, SnapshotPolicy};
-use crate::state::{View, portable};
+use crate::snapshot::{Exported, SnapshotError, SnapshotStore};
+use crate::state::View;
+use crate::state::portable::{self, PortableError};
 use crate::telemetry::clock::Clock;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::trace::{Span, SpanContext};
 use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient};
-use castd_backend_api::Table;
+use castd_backend_api::{Backend, BackendError, Table};
 use slog::Logger;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 const PURGE_EVERY: Duration = Duration::from_secs(30);
+/// The history of a larger store is not hashed when it is compacted: that reads all of it, each time.
+const HASHED_BYTES_MAX: u64 = 1 << 30;
 
 /// Event, from the Applier, every second: how far the backend is, in memory and on disk.
 #[derive(Message)]
@@ -38,10 +50,81 @@ pub struct BackendDurable {
 }
 
 /// Event, from the Applier: rows were deleted whose space can be given back.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct CompactionFinished;
+
+/// Event, from the Applier: the store is to be compacted. Its rows are still there as long as the view is held.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct CompactionFinished {
-    pub view: Arc<View>,
+pub struct CompactionScheduled {
+    pub compacted: Compacted,
+}
+
+/// Command: give back what space can be given back, without holding up anybody. Answered when that is done; nobody need
+/// wait for the answer.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Defragment {
+    pub reply: oneshot::Sender<()>,
+    pub span: SpanContext,
+}
+
+/// Command: write the state as of now, or a little later, into a file for a client. Given up when nobody waits for the
+/// answer any more.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ExportSnapshot {
+    pub reply: oneshot::Sender<Result<Exported, ExportError>>,
+    pub span: SpanContext,
+}
+
+/// Query: what the history up to `revision` was when it was compacted there, if that is one of the last compactions.
+/// Answered when it has been hashed.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct LookUpCompactionHash {
+    pub revision: Revision,
+    pub reply: oneshot::Sender<Option<HashKv>>,
+    pub span: SpanContext,
+}
+
+/// Why there is no snapshot for a client.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ExportError {
+    #[error(
+        "only {free_bytes} bytes are free on the disk of the data directory, too few to write a snapshot beside the data"
+    )]
+    NoSpace { free_bytes: u64 },
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<PortableError> for ExportError {
+    fn from(error: PortableError) -> Self {
+        match error {
+            PortableError::Snapshot(SnapshotError::NoSpace { free_bytes }) => ExportError::NoSpace { free_bytes },
+            other => ExportError::Failed(other.to_string()),
+        }
+    }
+}
+
+/// Who waits for a piece of work.
+struct Caller<T> {
+    reply: oneshot::Sender<T>,
+    /// As long as the caller waits.
+    _span: Span,
+}
+
+impl<T> Caller<T> {
+    fn new(reply: oneshot::Sender<T>, span: &SpanContext) -> Self {
+        Caller { reply, _span: span.child("Snapshotter") }
+    }
+
+    /// It may have gone; then nobody needs the answer.
+    fn answer(self, answer: T) {
+        let _ = self.reply.send(answer);
+    }
 }
 
 /// Event, from the LogWriter: bytes of the entries that the log still holds.
@@ -66,11 +149,16 @@ enum Done {
     SnapshotTaken(SnapshotStore, LogPosition),
     Purged,
     Reclaimed,
+    Exported,
+    Hashed(Option<HashKv>),
 }
 
+/// Where the Snapshotter's mail goes, and where it looks.
 pub struct Links {
     pub truncate_log: Recipient<TruncateLog>,
     pub log_cut: Recipient<LogCut>,
+    pub view: Published<View>,
+    pub purger: Purger,
 }
 
 pub struct Snapshotter {
@@ -78,12 +166,20 @@ pub struct Snapshotter {
     store: Option<SnapshotStore>,
     policy: SnapshotPolicy,
     links: Links,
-    purger: Purger,
+    /// Of the store.
+    directory: PathBuf,
     is_flushing: bool,
     is_purging: bool,
     is_reclaiming: bool,
+    /// A compaction has left something to give back.
+    has_reclaimable: bool,
+    defragment: Vec<Caller<()>>,
+    is_exporting: bool,
+    export: Vec<Caller<Result<Exported, ExportError>>>,
+    hashes: CompactionHashes,
     purged_at: Duration,
     clock: Clock,
+    metrics: Metrics,
     log: Logger,
 }
 
@@ -92,20 +188,26 @@ impl Snapshotter {
         store: SnapshotStore,
         policy: SnapshotPolicy,
         links: Links,
-        purger: Purger,
         clock: Clock,
+        metrics: Metrics,
         log: Logger,
     ) -> Self {
         Snapshotter {
+            directory: store.dir().to_owned(),
             store: Some(store),
             policy,
             links,
-            purger,
             is_flushing: false,
             is_purging: false,
             is_reclaiming: false,
+            has_reclaimable: false,
+            defragment: Vec::new(),
+            is_exporting: false,
+            export: Vec::new(),
+            hashes: CompactionHashes::default(),
             purged_at: Duration::ZERO,
             clock,
+            metrics,
             log,
         }
     }
@@ -147,14 +249,104 @@ impl Snapshotter {
             }
             Action::TakeSnapshot => {
                 let Some(mut store) = self.store.take() else { return };
+                let (clock, metrics) = (self.clock, self.metrics.clone());
                 self.on_worker("snapshot", context, move || {
-                    let position = portable::take(&mut store, &view)?;
+                    let mut written = now;
+                    let position = portable::take_timed(&mut store, &view, &mut || written = clock.now())?;
+                    let ended = clock.now();
+                    metrics.snapshot.fsync.observe(ended.saturating_sub(written).as_secs_f64());
+                    metrics.snapshot.save.observe(ended.saturating_sub(now).as_secs_f64());
                     Ok(Done::SnapshotTaken(store, position))
                 });
             }
             Action::Flush => {}
         }
     }
+}
+
+/// Work that somebody asked for.
+impl Snapshotter {
+    /// What callers ask for is all there is to give back; a compaction leaves something in one table only.
+    fn reclaim(&mut self, context: &mut Context<Self>) {
+        let callers = std::mem::take(&mut self.defragment);
+        if self.is_reclaiming || (callers.is_empty() && !self.has_reclaimable) {
+            self.defragment = callers;
+            return;
+        }
+        self.is_reclaiming = true;
+        self.has_reclaimable = false;
+        let backend = Arc::clone(self.links.view.load().backend());
+        let (clock, metrics, log) = (self.clock, self.metrics.clone(), self.log.clone());
+        self.on_worker("reclaim", context, move || {
+            if callers.is_empty() {
+                backend.reclaim(Table::Kv)?;
+            } else {
+                defragment(backend.as_ref(), clock, &metrics, &log)?;
+                callers.into_iter().for_each(|caller| caller.answer(()));
+            }
+            Ok(Done::Reclaimed)
+        });
+    }
+
+    fn export(&mut self, context: &mut Context<Self>) {
+        self.export.retain(|caller| !caller.reply.is_closed());
+        if self.is_exporting || self.export.is_empty() {
+            return;
+        }
+        self.is_exporting = true;
+        let callers = std::mem::take(&mut self.export);
+        let (view, directory) = (self.links.view.load(), self.directory.clone());
+        let (clock, metrics, log) = (self.clock, self.metrics.clone(), self.log.clone());
+        self.on_worker("export", context, move || {
+            let started = clock.now();
+            let is_wanted = || callers.iter().any(|caller| !caller.reply.is_closed());
+            let exported = portable::export(&directory, &view, &is_wanted);
+            // What it can read may be deleted from here on.
+            drop(view);
+            metrics.disk.backend_snapshot.observe(clock.now().saturating_sub(started).as_secs_f64());
+            if let Err(error) = &exported {
+                slog::warn!(log, "no snapshot was written for a client"; "error" => %error);
+            }
+            let exported = exported.map_err(ExportError::from);
+            callers.into_iter().for_each(|caller| caller.answer(exported.clone()));
+            Ok(Done::Exported)
+        });
+    }
+
+    fn hash_compacted(&mut self, context: &mut Context<Self>) {
+        let Some(Compacted { revision, view }) = self.hashes.begin_next() else { return };
+        let log = self.log.clone();
+        self.on_worker("hash", context, move || {
+            let hashed = view.hash_kv(revision.0);
+            if let Err(error) = &hashed {
+                slog::warn!(log, "what is compacted could not be hashed";
+                    "compact-revision" => revision.0, "error" => %error);
+            }
+            Ok(Done::Hashed(hashed.ok()))
+        });
+    }
+}
+
+/// Gives back what can be given back of all tables, with etcd's log lines.
+fn defragment(backend: &dyn Backend, clock: Clock, metrics: &Metrics, log: &Logger) -> Result<(), BackendError> {
+    let started = clock.now();
+    let before = backend.size()?;
+    slog::info!(log, "defragmenting"; "storage" => backend.name(),
+        "current-db-size-bytes" => before.allocated_bytes, "current-db-size-in-use-bytes" => before.in_use_bytes);
+    metrics.disk.defrag_inflight.set(1);
+    for table in Table::ALL {
+        backend.reclaim(table)?;
+    }
+    metrics.disk.defrag_inflight.set(0);
+    let (after, took) = (backend.size()?, clock.now().saturating_sub(started));
+    metrics.disk.backend_defrag.observe(took.as_secs_f64());
+    let difference = |before: u64, after: u64| i128::from(after) - i128::from(before);
+    slog::info!(log, "finished defragmenting directory"; "storage" => backend.name(),
+        "current-db-size-bytes-diff" => difference(before.allocated_bytes, after.allocated_bytes) as i64,
+        "current-db-size-bytes" => after.allocated_bytes,
+        "current-db-size-in-use-bytes-diff" => difference(before.in_use_bytes, after.in_use_bytes) as i64,
+        "current-db-size-in-use-bytes" => after.in_use_bytes, "took" => ?took);
+    Ok(())
 }
 
 impl Actor for Snapshotter {
@@ -172,16 +364,47 @@ impl Handler<BackendDurable> for Snapshotter {
 impl Handler<CompactionFinished> for Snapshotter {
     type Result = ();
 
-    fn handle(&mut self, finished: CompactionFinished, context: &mut Self::Context) {
-        if self.is_reclaiming {
-            return;
+    fn handle(&mut self, _: CompactionFinished, context: &mut Self::Context) {
+        self.has_reclaimable = true;
+        self.reclaim(context);
+    }
+}
+
+impl Handler<Defragment> for Snapshotter {
+    type Result = ();
+
+    fn handle(&mut self, command: Defragment, context: &mut Self::Context) {
+        self.defragment.push(Caller::new(command.reply, &command.span));
+        self.reclaim(context);
+    }
+}
+
+impl Handler<ExportSnapshot> for Snapshotter {
+    type Result = ();
+
+    fn handle(&mut self, command: ExportSnapshot, context: &mut Self::Context) {
+        self.export.push(Caller::new(command.reply, &command.span));
+        self.export(context);
+    }
+}
+
+impl Handler<CompactionScheduled> for Snapshotter {
+    type Result = ();
+
+    fn handle(&mut self, scheduled: CompactionScheduled, context: &mut Self::Context) {
+        if self.links.view.load().size().in_use_bytes <= HASHED_BYTES_MAX {
+            self.hashes.compacted(scheduled.compacted);
+            self.hash_compacted(context);
         }
-        self.is_reclaiming = true;
-        let backend = Arc::clone(finished.view.backend());
-        self.on_worker("reclaim", context, move || {
-            backend.reclaim(Table::Kv)?;
-            Ok(Done::Reclaimed)
-        });
+    }
+}
+
+impl Handler<LookUpCompactionHash> for Snapshotter {
+    type Result = ();
+
+    fn handle(&mut self, query: LookUpCompactionHash, _: &mut Self::Context) {
+        let _span = query.span.child("Snapshotter");
+        self.hashes.ask(query.revision, query.reply);
     }
 }
 
@@ -196,7 +419,7 @@ impl Handler<LogGrown> for Snapshotter {
 impl Handler<Done> for Snapshotter {
     type Result = ();
 
-    fn handle(&mut self, done: Done, _: &mut Self::Context) {
+    fn handle(&mut self, done: Done, context: &mut Self::Context) {
         match done {
             Done::Flushed => {
                 self.is_flushing = false;
@@ -208,7 +431,18 @@ impl Handler<Done> for Snapshotter {
                 slog::info!(self.log, "saved snapshot"; "snapshot-index" => position.index.0);
             }
             Done::Purged => self.is_purging = false,
-            Done::Reclaimed => self.is_reclaiming = false,
+            Done::Reclaimed => {
+                self.is_reclaiming = false;
+                self.reclaim(context);
+            }
+            Done::Exported => {
+                self.is_exporting = false;
+                self.export(context);
+            }
+            Done::Hashed(hash) => {
+                self.hashes.hashed(hash);
+                self.hash_compacted(context);
+            }
         }
     }
 }
@@ -223,7 +457,7 @@ impl Handler<Tick> for Snapshotter {
         }
         self.is_purging = true;
         self.purged_at = tick.now;
-        let purger = self.purger.clone();
+        let purger = self.links.purger.clone();
         self.on_worker("purge", context, move || {
             purger.run()?;
             Ok(Done::Purged)

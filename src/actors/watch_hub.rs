@@ -110,23 +110,12 @@ pub struct WatchHub {
     published: Published<View>,
     clock: Clock,
     metrics: Metrics,
-    events_counted: u64,
     log: Logger,
 }
 
 impl WatchHub {
     pub fn new(hub: Hub, published: Published<View>, clock: Clock, metrics: Metrics, log: Logger) -> Self {
-        WatchHub {
-            hub,
-            streams: HashMap::new(),
-            next_stream: 0,
-            effects: Vec::new(),
-            published,
-            clock,
-            metrics,
-            events_counted: 0,
-            log,
-        }
+        WatchHub { hub, streams: HashMap::new(), next_stream: 0, effects: Vec::new(), published, clock, metrics, log }
     }
 
     fn step(&mut self, input: Input, context: &mut Context<Self>) {
@@ -135,8 +124,12 @@ impl WatchHub {
             match effect {
                 Effect::Reply { stream, reply } => {
                     if let Some(replies) = self.streams.get(&stream) {
-                        // The client may have gone; its stream is about to be closed then.
-                        let _ = replies.send(reply);
+                        let (pending, events) = (&self.metrics.watch.pending_events, reply.events() as i64);
+                        pending.add(events);
+                        if replies.send(reply).is_err() {
+                            // The client has gone; its stream is about to be closed.
+                            pending.sub(events);
+                        }
                     }
                 }
                 Effect::CatchUp(cohort) => {
@@ -262,7 +255,5 @@ impl Handler<Tick> for WatchHub {
         self.metrics.watch.streams.set(stats.streams as i64);
         self.metrics.watch.watchers.set(stats.watchers as i64);
         self.metrics.watch.slow_watchers.set(stats.lagging as i64);
-        self.metrics.watch.events.inc_by(stats.events_total - self.events_counted);
-        self.events_counted = stats.events_total;
     }
 }

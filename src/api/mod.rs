@@ -6,9 +6,11 @@
 //!   grpc/       one file for each of etcd's services
 //!   http/       /version, /health, /metrics
 //!   permit.rs   who may call what
+//!   call_notes.rs   what is noted of a call, in case it turns out to be slow
 //!   status.rs   errors as gRPC codes and texts: part of the wire contract
 //! ```
 
+pub mod call_notes;
 pub mod grpc;
 pub mod http;
 pub mod listen;

@@ -3,9 +3,11 @@
 //! Every error of the cast ends in [`Wire`], by a `match` without `_`: a new variant does not compile until somebody
 //! decides what a client is told.
 
+use crate::actors::snapshotter::ExportError;
 use crate::cast::RequestError;
 use crate::lease::LeaseError;
 use crate::membership::MembershipError;
+use crate::membership::downgrade::DowngradeError;
 use crate::mvcc::{MvccError, RequestError as CheckError};
 use crate::raft::node::RaftError;
 use tonic::{Code, Status};
@@ -104,6 +106,8 @@ wire_errors! {
     Canceled = Cancelled, "etcdserver: request canceled";
     DeadlineExceeded = DeadlineExceeded, "etcdserver: context deadline exceeded";
     ProposalDropped = Unknown, "raft proposal dropped";
+    UnknownMethod = Unknown, "etcdserver: unknown method";
+    LeaderTransferTimeout = Unknown, "etcdserver: request timed out, leader transfer took too long";
     UnknownHealthService = NotFound, "unknown service";
 }
 
@@ -154,6 +158,23 @@ impl From<&RequestError> for Wire {
                 MembershipError::LearnerNotReady => EtcdError::LearnerNotReady,
             },
             RequestError::NotSupportedForLearner => EtcdError::NotSupportedForLearner,
+            RequestError::Downgrade(error) => match error {
+                DowngradeError::BadFormat => EtcdError::WrongDowngradeVersionFormat,
+                DowngradeError::NoClusterVersion => EtcdError::ClusterVersionUnavailable,
+                DowngradeError::BadTarget => EtcdError::InvalidDowngradeTargetVersion,
+                DowngradeError::InProcess => EtcdError::DowngradeInProcess,
+            },
+            RequestError::Export(error) => {
+                let code = match error {
+                    ExportError::NoSpace { .. } => Code::ResourceExhausted,
+                    ExportError::Failed(_) => Code::Internal,
+                };
+                return Wire { code, message: error.to_string() };
+            }
+            RequestError::UnknownAction => EtcdError::UnknownMethod,
+            RequestError::NotLeader => EtcdError::NotLeader,
+            RequestError::BadLeaderTransferee => EtcdError::BadLeaderTransferee,
+            RequestError::LeaderTransferTimeout => EtcdError::LeaderTransferTimeout,
             RequestError::TooManyRequests => EtcdError::TooManyRequests,
             RequestError::TooLarge => EtcdError::RequestTooLarge,
             RequestError::NoLeader => EtcdError::NoLeader,

@@ -78,39 +78,6 @@ fn bad_value(flag: &Flag, value: &str, error: ValueError) -> CommandLineError {
     }
 }
 
-/// What became of a flag that etcd once had, for whoever still passes it.
-pub fn advice_on(unknown: &str) -> Option<String> {
-    let renamed = unknown.strip_prefix("experimental-").unwrap_or(unknown);
-    let gate = match renamed {
-        "initial-corrupt-check" => Some("InitialCorruptCheck"),
-        "compact-hash-check-enabled" => Some("CompactHashCheck"),
-        "txn-mode-write-with-shared-buffer" => Some("TxnModeWriteWithSharedBuffer"),
-        "stop-grpc-service-on-defrag" => Some("StopGRPCServiceOnDefrag"),
-        "enable-lease-checkpoint" => Some("LeaseCheckpoint"),
-        "enable-lease-checkpoint-persist" => Some("LeaseCheckpointPersist"),
-        _ => None,
-    };
-    if let Some(gate) = gate {
-        return Some(format!("--{unknown} is now --feature-gates={gate}=true"));
-    }
-    if renamed != unknown && table::find(renamed).is_some() {
-        return Some(format!("--{unknown} is now --{renamed}"));
-    }
-    match unknown {
-        "debug" => Some("--debug is now --log-level=debug".to_owned()),
-        "log-output" => Some("--log-output is now --log-outputs".to_owned()),
-        "log-package-levels" => Some("--log-package-levels is gone; see --log-level".to_owned()),
-        "ca-file" => Some("--ca-file is now --trusted-ca-file with --client-cert-auth".to_owned()),
-        "peer-ca-file" => Some("--peer-ca-file is now --peer-trusted-ca-file with --peer-client-cert-auth".to_owned()),
-        "addr" => Some("--addr is now --advertise-client-urls".to_owned()),
-        "bind-addr" => Some("--bind-addr is now --listen-client-urls".to_owned()),
-        "peer-addr" => Some("--peer-addr is now --initial-advertise-peer-urls".to_owned()),
-        "peer-bind-addr" => Some("--peer-bind-addr is now --listen-peer-urls".to_owned()),
-        "peers" | "peers-file" => Some(format!("--{unknown} is now --initial-cluster")),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,19 +195,6 @@ mod tests {
         assert!(matches!(read(&words(&["--name", "x", "-h", "--zz"])), Ok(CommandLine::Help)));
         assert!(matches!(read(&words(&["--help=1"])), Ok(CommandLine::Help)));
         assert!(read(&words(&["--zz", "-h"])).is_err());
-    }
-
-    #[test]
-    fn who_passes_a_flag_of_an_older_release_is_told_its_new_name() {
-        assert_eq!(
-            advice_on("experimental-watch-progress-notify-interval").as_deref(),
-            Some("--experimental-watch-progress-notify-interval is now --watch-progress-notify-interval")
-        );
-        assert_eq!(
-            advice_on("experimental-initial-corrupt-check").as_deref(),
-            Some("--experimental-initial-corrupt-check is now --feature-gates=InitialCorruptCheck=true")
-        );
-        assert_eq!(advice_on("zz"), None);
     }
 
     proptest! {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::flag::Flag;
 use super::go::quote;
+use super::gone;
 use super::note::{Level, Note};
 use super::settings::{Settings, ValueError};
 use super::table;
@@ -12,6 +13,15 @@ pub const CONFIG_FILE_VARIABLE: &str = "ETCD_CONFIG_FILE";
 /// Set by container images, and never meant for the flag.
 const VERSION_VARIABLE: &str = "ETCD_VERSION";
 const PREFIX: &str = "ETCD_";
+
+/// Variables that etcd reads without a flag, and what castd makes of them.
+const OF_NO_FLAG: &[(&str, &str)] = &[
+    (ARCHITECTURE_VARIABLE, "it is for processors that etcd is not released for"),
+    ("ETCD_VERIFY", "castd's self checks are not switched by a variable"),
+    ("ETCD_CLIENT_DEBUG", "castd has no embedded client"),
+];
+/// Says that castd may run on a processor that etcd is not released for.
+pub const ARCHITECTURE_VARIABLE: &str = "ETCD_UNSUPPORTED_ARCH";
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EnvironmentError {
@@ -76,9 +86,16 @@ pub fn apply(
             notes.push(Note::new(Level::Fatal, text).with("environment-variable", name.as_str()));
             return Err(EnvironmentError::Conflict(name.clone()));
         }
-        if name.starts_with(PREFIX) {
+        if let Some((_, reason)) = OF_NO_FLAG.iter().find(|(known, _)| known == name) {
+            let note = Note::new(Level::Info, "environment variable has no effect");
+            notes.push(note.with("environment-variable", format!("{name}={value}")).with("reason", *reason));
+        } else if name.starts_with(PREFIX) {
             let note = Note::new(Level::Warn, "unrecognized environment variable");
-            notes.push(note.with("environment-variable", format!("{name}={value}")));
+            let note = note.with("environment-variable", format!("{name}={value}"));
+            notes.push(match gone::advice_on_variable(name) {
+                Some(advice) => note.with("advice", advice),
+                None => note,
+            });
         }
     }
     outcome
@@ -116,6 +133,22 @@ mod tests {
                     .with("variable-value", "q"),
                 warn("unrecognized environment variable").with("environment-variable", "ETCD_FOO=1"),
                 warn("unrecognized environment variable").with("environment-variable", "ETCD_ZZ="),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_variable_of_an_older_release_is_advised_on_and_one_of_no_flag_explained() {
+        let (_, notes, _) = applied(&[("ETCD_EXPERIMENTAL_MAX_LEARNERS", "1"), ("ETCD_VERIFY", "all")]);
+        assert_eq!(
+            notes,
+            [
+                Note::new(Level::Warn, "unrecognized environment variable")
+                    .with("environment-variable", "ETCD_EXPERIMENTAL_MAX_LEARNERS=1")
+                    .with("advice", "--experimental-max-learners is now --max-learners"),
+                Note::new(Level::Info, "environment variable has no effect")
+                    .with("environment-variable", "ETCD_VERIFY=all")
+                    .with("reason", "castd's self checks are not switched by a variable"),
             ]
         );
     }

@@ -39,21 +39,29 @@ pub enum FileError {
     Value(ValueError),
 }
 
+/// What a file says.
+#[derive(Debug)]
+pub struct FileSettings {
+    pub settings: Settings,
+    /// Keys with a value that set nothing: unknown ones, and those of flags that no file can set.
+    pub unused: Vec<String>,
+}
+
 /// Reads a whole file.
 ///
 /// # Errors
 /// [`FileError`], in etcd's words.
-pub fn read(path: &str, content: io::Result<Vec<u8>>) -> Result<Settings, FileError> {
+pub fn read(path: &str, content: io::Result<Vec<u8>>) -> Result<FileSettings, FileError> {
     let bytes = content.map_err(|error| FileError::Open { path: path.to_owned(), error })?;
     let text = String::from_utf8(bytes).map_err(|_| FileError::NotUtf8)?;
     let entries = File::from_str(&text, GoYaml).collect().map_err(yaml_error)?;
-    let mut settings = Settings::default();
-    fill(&mut settings, &entries, &mut Vec::new())?;
+    let mut read = FileSettings { settings: Settings::default(), unused: Vec::new() };
+    fill(&mut read, &entries, &mut Vec::new())?;
     // Not a map, and not refused above: null.
     if entries.get(table::PEER_TLS).is_some_and(|section| section.kind == ValueKind::Nil) {
         return Err(FileError::PeerSection);
     }
-    Ok(settings)
+    Ok(read)
 }
 
 fn yaml_error(error: ConfigError) -> FileError {
@@ -74,6 +82,9 @@ fn system_text(error: &io::Error) -> String {
     letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
 }
 
+/// Unused keys that are remembered; a file that is not a configuration at all has any number.
+const UNUSED_MAX: usize = 100;
+
 /// Go's types of the maps a file may have.
 const SECTIONS: &[(&[&str], &str)] = &[
     (&[table::CLIENT_TLS], "embed.securityConfig"),
@@ -90,7 +101,7 @@ fn section_type(path: &[&str]) -> Option<&'static str> {
 }
 
 fn fill(
-    settings: &mut Settings,
+    read: &mut FileSettings,
     entries: &Map<String, FileValue>,
     path: &mut Vec<&'static str>,
 ) -> Result<(), FileError> {
@@ -105,7 +116,7 @@ fn fill(
         }) {
             path.push(section);
             match value {
-                ValueKind::Table(inner) => fill(settings, inner, path)?,
+                ValueKind::Table(inner) => fill(read, inner, path)?,
                 ValueKind::Nil => {}
                 other => {
                     let expected = section_type(path).unwrap_or_default();
@@ -114,17 +125,21 @@ fn fill(
                 }
             }
             path.pop();
-        } else if let Some(flag) = flag_at(path, &lower)
-            && let Some(value) = decode(flag, value, path, &lower)?
-        {
-            settings.set_value(flag, value);
+        } else if let Some(flag) = flag_at(path, &lower) {
+            if let Some(value) = decode(flag, value, path, &lower)? {
+                read.settings.set_value(flag, value);
+            }
+        } else if *value != ValueKind::Nil && read.unused.len() < UNUSED_MAX {
+            let mut words = path.clone();
+            words.push(key);
+            read.unused.push(words.join("."));
         }
     }
     Ok(())
 }
 
 fn flag_at(path: &[&str], key: &str) -> Option<&'static Flag> {
-    table::FLAGS.iter().find(|flag| match flag.file {
+    table::settings().find(|flag| match flag.file {
         FileKey::Same => path.is_empty() && flag.name == key,
         FileKey::Nested(keys) => keys.split_last().is_some_and(|(last, above)| *last == key && above == path),
         FileKey::None => false,
@@ -239,7 +254,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn from(text: &str) -> Settings {
-        read("c.yml", Ok(text.as_bytes().to_vec())).expect(text)
+        read("c.yml", Ok(text.as_bytes().to_vec())).expect(text).settings
     }
 
     fn refusal(text: &str) -> String {
@@ -333,9 +348,17 @@ mod tests {
              raft-read-timeout: x\ndiscovery-fallback: 'proxy'\nversion: 3\ninitial-cluster-state: ''\n",
         );
         let untouched = Settings::default();
-        for flag in table::FLAGS {
+        for flag in table::settings() {
             assert_eq!(settings.value(flag.name), untouched.value(flag.name), "{}", flag.name);
         }
+    }
+
+    #[test]
+    fn keys_that_set_nothing_are_remembered_unless_they_are_empty() {
+        let text = "ZZ: 1\nproxy: 'off'\ndiscovery:\nname: x\nraft-read-timeout: 5\n\
+                    client-transport-security: {zz: 5, cert-file: a}\nsocket-options: {reuse-port: false}\n";
+        let read = read("c.yml", Ok(text.as_bytes().to_vec())).expect("valid");
+        assert_eq!(read.unused, ["ZZ", "client-transport-security.zz", "proxy", "raft-read-timeout"]);
     }
 
     #[test]
@@ -344,7 +367,8 @@ mod tests {
             "NAME: m1\nsnapshot-count: 1e3\nwatch-progress-notify-interval: 600000000000\nlog-outputs: [stderr, a.log]\n\
              listen-client-urls: http://127.0.0.1:1,http://127.0.0.1:0\nhost-whitelist: b,a\nstorage: sled\n\
              peer-transport-security: {allowed-cn: [a, b], client-cert-auth: on}\nsocket-options: {reuse-port: true}\n\
-             discovery-config: {token: t, client: {endpoints: [e], dial-timeout: 5}}\n",
+             discovery-config: {token: t, client: {endpoints: [e], dial-timeout: 5, max-recv-bytes: 7}}\n\
+             client-transport-security: {allowed-cn: [c]}\n",
         );
         assert_eq!(settings.text("name"), "m1");
         assert_eq!(settings.unsigned("snapshot-count"), 1000);
@@ -357,6 +381,8 @@ mod tests {
         assert!(settings.bool("peer-client-cert-auth") && settings.bool("socket-reuse-port"));
         assert_eq!(settings.text("discovery-token"), "t");
         assert_eq!(settings.nanos("discovery-dial-timeout"), 5);
+        assert_eq!(settings.list("client-transport-security.allowed-cn"), ["c"]);
+        assert_eq!(settings.signed("discovery-config.client.max-recv-bytes"), 7);
     }
 
     proptest! {

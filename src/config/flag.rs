@@ -94,6 +94,42 @@ impl Flag {
         }
     }
 
+    /// What a command line or a variable takes, for people.
+    pub fn type_in_words(&self) -> String {
+        match self.kind {
+            Kind::Bool => "bool".to_owned(),
+            Kind::Uint | Kind::Uint64 | Kind::Uint32 | Kind::Int | Kind::Int64 => self.file_type().to_owned(),
+            Kind::Text => "string".to_owned(),
+            Kind::Duration => "duration".to_owned(),
+            Kind::Urls => "URLs".to_owned(),
+            Kind::Origins => "URLs or *".to_owned(),
+            Kind::Set | Kind::List => "list".to_owned(),
+            Kind::Choice(words) | Kind::Choices(words) => words.join(", "),
+            Kind::Gates => "gates".to_owned(),
+            Kind::Ignored => "anything".to_owned(),
+        }
+    }
+
+    /// What a file takes, for people.
+    pub fn file_type_in_words(&self) -> &'static str {
+        match self.kind {
+            Kind::Bool => "bool",
+            Kind::Uint | Kind::Uint64 | Kind::Uint32 | Kind::Int | Kind::Int64 => "number",
+            Kind::Duration => "nanoseconds",
+            _ if self.is_file_list() => "list",
+            _ => "string",
+        }
+    }
+
+    /// The key that sets it in a file, with the sections around it, outermost first.
+    pub fn file_path(&self) -> Option<Vec<&'static str>> {
+        match self.file {
+            FileKey::Same => Some(vec![self.name]),
+            FileKey::Nested(path) => Some(path.to_vec()),
+            FileKey::None => None,
+        }
+    }
+
     /// Whether a file gives a YAML list and not a comma text.
     pub fn is_file_list(&self) -> bool {
         self.kind == Kind::List || (self.kind == Kind::Set && self.name != "host-whitelist")

@@ -34,6 +34,14 @@ impl FeatureGates {
         self.states.get(name).copied().unwrap_or(false)
     }
 
+    /// Every gate with its stage, and the two groups, as `etcd_server_feature_enabled` shows them.
+    pub fn all(&self) -> impl Iterator<Item = (&'static str, &'static str, bool)> {
+        let group = |name| self.named.get(name).copied().unwrap_or(false);
+        let groups = [("AllAlpha", "ALPHA", group("AllAlpha")), ("AllBeta", "BETA", group("AllBeta"))];
+        let stage = |stage: Stage| if stage == Stage::Alpha { "ALPHA" } else { "BETA" };
+        groups.into_iter().chain(GATES.iter().map(move |(name, of)| (*name, stage(*of), self.is_on(name))))
+    }
+
     /// Gates whose state is not their default.
     pub fn changed(&self) -> impl Iterator<Item = (&'static str, bool)> {
         let states = &self.states;
@@ -70,6 +78,8 @@ mod tests {
         assert!(gates.is_on("CompactHashCheck"));
         assert!(!gates.is_on("LeaseCheckpoint"));
         assert!(!gates.is_on("FastLeaseKeepAlive"));
+        assert!(gates.all().any(|gate| gate == ("AllAlpha", "ALPHA", true)));
+        assert!(gates.all().any(|gate| gate == ("FastLeaseKeepAlive", "BETA", false)));
         assert_eq!(gates.to_string(), "AllAlpha=true,AllBeta=false,LeaseCheckpoint=false");
         assert_eq!(FeatureGates::default().changed().count(), 0);
         assert!(FeatureGates::default().is_on("TxnModeWriteWithSharedBuffer"));

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::flag::{Flag, Kind, Section};
+use super::state::{State, state_of};
 use super::table::{FLAGS, GATES, Stage};
 use super::{CASTD_VERSION, ETCD_VERSION};
 
@@ -25,7 +26,7 @@ pub fn usage() -> &'static str {
 "
 }
 
-const SECTIONS: [(Section, &str); 10] = [
+pub(super) const SECTIONS: [(Section, &str); 10] = [
     (Section::Member, "Member"),
     (Section::Storage, "Storage"),
     (Section::Clustering, "Clustering"),
@@ -46,13 +47,15 @@ pub fn flags_text() -> String {
         let _ = writeln!(out, "\n{title}:");
         for flag in FLAGS.iter().filter(|flag| flag.section == section) {
             let _ = writeln!(out, "  --{} '{}'\n    {}", flag.name, shown_default(flag), flag.help);
+            let _ = match state_of(flag) {
+                State::Works => Ok(()),
+                State::WorksInPart(text) => writeln!(out, "    [in part] {text}."),
+                State::WithoutEffect(text) => writeln!(out, "    [without effect] {text}."),
+                State::Refused(text) => writeln!(out, "    [refused for now] {text}."),
+                State::NoEffectYet(text) => writeln!(out, "    [no effect yet] {text}."),
+            };
             if flag.kind == Kind::Gates {
-                for (gate, stage) in GATES {
-                    let _ = match stage {
-                        Stage::Alpha => writeln!(out, "    {gate}=true|false (ALPHA - default=false)"),
-                        Stage::Beta => writeln!(out, "    {gate}=true|false (BETA - default=true)"),
-                    };
-                }
+                gate_lines().iter().for_each(|line| out.push_str(line));
             }
         }
     }
@@ -61,21 +64,40 @@ pub fn flags_text() -> String {
     out
 }
 
-fn shown_default(flag: &Flag) -> &'static str {
+/// The gates in the order of their names, with the two that switch all of a stage.
+fn gate_lines() -> Vec<String> {
+    let line =
+        |name: &str, stage: &str, default: bool| format!("    {name}=true|false ({stage} - default={default})\n");
+    let mut lines = vec![line("AllAlpha", "ALPHA", false), line("AllBeta", "BETA", false)];
+    lines.extend(GATES.iter().map(|(name, stage)| match stage {
+        Stage::Alpha => line(name, "ALPHA", false),
+        Stage::Beta => line(name, "BETA", true),
+    }));
+    lines.sort_unstable();
+    lines
+}
+
+pub(super) fn shown_default(flag: &Flag) -> &'static str {
     match flag.name {
         "data-dir" => "${name}.etcd",
         _ => flag.default,
     }
 }
 
+/// Of the sources this was built from, where the build said so.
+pub const GIT_SHA: &str = match option_env!("CASTD_GIT_SHA") {
+    Some(sha) => sha,
+    None => "Not provided",
+};
+/// What stands where etcd names its compiler.
+pub const GO_VERSION: &str = concat!("none (rustc ", env!("CARGO_PKG_RUST_VERSION"), ")");
+
 /// etcd's four lines, which scripts cut, and ours below.
 pub fn version_text() -> String {
     let (os, architecture) = (std::env::consts::OS, go_architecture(std::env::consts::ARCH));
     format!(
-        "etcd Version: {ETCD_VERSION}\nGit SHA: {}\nGo Version: none (rustc {})\nGo OS/Arch: {os}/{architecture}\n\
+        "etcd Version: {ETCD_VERSION}\nGit SHA: {GIT_SHA}\nGo Version: {GO_VERSION}\nGo OS/Arch: {os}/{architecture}\n\
          castd Version: {CASTD_VERSION}\n",
-        option_env!("CASTD_GIT_SHA").unwrap_or("Not provided"),
-        env!("CARGO_PKG_RUST_VERSION"),
     )
 }
 

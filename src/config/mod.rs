@@ -17,10 +17,12 @@ mod file;
 pub mod flag;
 mod gates;
 pub mod go;
+mod gone;
 mod help;
 mod not_yet;
 mod note;
 mod settings;
+mod state;
 mod surroundings;
 pub mod table;
 mod typed;
@@ -29,15 +31,15 @@ mod yaml;
 
 pub use bootstrap::BootstrapError;
 pub use gates::FeatureGates;
-pub use help::{flags_text, usage, version_text};
+pub use help::{GIT_SHA, GO_VERSION, flags_text, go_architecture, usage, version_text};
 pub use not_yet::{NotYet, Severity};
 pub use note::{FieldValue, Level, Note};
 pub use surroundings::Surroundings;
-pub use typed::{AutoCompaction, Config, Discovery, InitialClusterState, LogRotation, TlsSide};
+pub use typed::{AutoCompaction, Config, Discovery, InitialClusterState, TlsSide};
 pub use validate::ConfigError;
 
 use command_line::CommandLine;
-use file::FileError;
+use file::{FileError, FileSettings};
 use settings::Settings;
 use typed::Checked;
 use validate::Origin;
@@ -76,7 +78,10 @@ pub fn from_invocation(surroundings: &Surroundings<'_>) -> Invocation {
     }
     let words = surroundings.arguments.get(1..).unwrap_or(&[]);
     if let Some(program @ ("gateway" | "grpc-proxy")) = words.first().map(String::as_str) {
-        let stderr = format!("castd has no {program}; etcd's works with it unchanged: etcd {program}\n");
+        let stderr = format!(
+            "castd {program} is not part of castd yet; etcd's serves in front of castd unchanged: etcd {program} start \
+             --endpoints=ADDRESS\n"
+        );
         return Invocation::Exit { code: 1, stdout: String::new(), stderr };
     }
     let (settings, left_over) = match command_line::read(words) {
@@ -84,11 +89,11 @@ pub fn from_invocation(surroundings: &Surroundings<'_>) -> Invocation {
         Ok(CommandLine::Flags { settings, left_over }) => (settings, left_over),
         Err(error) => {
             let advice = match &error {
-                command_line::CommandLineError::Unknown(name) => command_line::advice_on(name),
+                command_line::CommandLineError::Unknown(name) => gone::advice_on(name),
                 _ => None,
             };
-            let advice = advice.map(|advice| format!("\n{advice}\n")).unwrap_or_default();
-            let stderr = format!("{error}\n{}{advice}", usage());
+            let advice = advice.map(|advice| format!("{advice}\n")).unwrap_or_default();
+            let stderr = format!("{error}\n{advice}{}", usage());
             return Invocation::Exit { code: 2, stdout: String::new(), stderr };
         }
     };
@@ -114,7 +119,8 @@ fn check_architecture(surroundings: &Surroundings<'_>, notes: &mut Vec<Note>) ->
     if matches!(architecture, "amd64" | "arm64" | "ppc64le" | "s390x") {
         return Ok(());
     }
-    let asked = surroundings.environment.iter().find(|(name, _)| name == "ETCD_UNSUPPORTED_ARCH").map(|(_, v)| v);
+    let asked =
+        surroundings.environment.iter().find(|(name, _)| name == environment::ARCHITECTURE_VARIABLE).map(|(_, v)| v);
     if asked.is_some_and(|asked| asked == architecture) {
         let text = "running etcd on unsupported architecture since ETCD_UNSUPPORTED_ARCH is set";
         notes.push(Note::new(Level::Info, text).with("arch", architecture));
@@ -160,9 +166,9 @@ impl Reading<'_> {
         self.verified(&settings, Origin::CommandLine, advertise, initial_cluster, None)
     }
 
-    fn of_file(self, path: &str) -> Invocation {
-        let settings = match file::read(path, (self.surroundings.read_file)(path)) {
-            Ok(settings) => settings,
+    fn of_file(mut self, path: &str) -> Invocation {
+        let FileSettings { mut settings, unused } = match file::read(path, (self.surroundings.read_file)(path)) {
+            Ok(read) => read,
             Err(error @ FileError::Urls { .. }) => {
                 return Invocation::Exit { code: 1, stdout: String::new(), stderr: format!("{error}\n") };
             }
@@ -171,6 +177,17 @@ impl Reading<'_> {
             }
             Err(error) => return self.not_verified(&error.to_string()),
         };
+        if !unused.is_empty() {
+            let advice: Vec<String> = unused.iter().filter_map(|key| gone::advice_on(key)).collect();
+            let note =
+                Note::new(Level::Warn, "keys of the config file that set nothing are ignored").with("keys", unused);
+            self.notes.push(if advice.is_empty() { note } else { note.with("advice", advice) });
+        }
+        // Unlike a command line, a file cannot ask for certificates that are never valid.
+        if settings.unsigned("self-signed-cert-validity") == 0 {
+            let one_year = table::find("self-signed-cert-validity").map(|flag| (flag, settings::default_of(flag)));
+            one_year.into_iter().for_each(|(flag, value)| settings.set_value(flag, value));
+        }
         let discovers = !settings.text("discovery-srv").is_empty() || !settings.list("discovery-endpoints").is_empty();
         let initial_cluster = match settings.text("initial-cluster") {
             table::DEFAULT_INITIAL_CLUSTER if discovers => "",
@@ -235,7 +252,6 @@ impl Reading<'_> {
             logging: self.logging.clone(),
             auto_compaction: auto_compaction.clone().unwrap_or(AutoCompaction::Off),
             feature_gates: verified.feature_gates,
-            log_rotation: verified.log_rotation,
             advertise_client_urls,
             initial_cluster,
         };

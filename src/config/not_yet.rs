@@ -1,10 +1,13 @@
 //! Settings castd takes and checks, but cannot serve yet: what nobody may start with, and what is merely ignored.
 //!
-//! When a feature lands, its row goes.
+//! When a feature lands, its row goes, and `docs/configuration.md` is written again (see [`super::table`]).
 
 use std::fmt;
+use std::time::Duration;
 
-use super::typed::{Config, InitialClusterState, TlsSide};
+use super::state::{GATES_WITHOUT_EFFECT, WITHOUT_EFFECT};
+use super::typed::{Config, InitialClusterState, PEER_TIMEOUT_MIN_NANOS};
+use crate::membership::urls::UrlSet;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
@@ -12,6 +15,8 @@ pub enum Severity {
     Refuse,
     /// Harmless: say so and go on.
     Warn,
+    /// As harmless, and no later release will change it.
+    WithoutEffect,
 }
 
 /// One setting that has no effect yet.
@@ -24,84 +29,118 @@ pub struct NotYet {
 
 impl fmt::Display for NotYet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "--{}: {}", self.flag, self.text)
+        match self.severity {
+            Severity::Refuse => write!(f, "--{}: {}; a later release of castd will", self.flag, self.text),
+            Severity::Warn | Severity::WithoutEffect => write!(f, "--{}: {}", self.flag, self.text),
+        }
+    }
+}
+
+impl NotYet {
+    /// Whether a member that has data goes by its data, and this does not matter.
+    pub fn is_for_new_members(&self) -> bool {
+        matches!(
+            self.flag,
+            "initial-cluster"
+                | "initial-cluster-state"
+                | "discovery"
+                | "discovery-proxy"
+                | "discovery-endpoints"
+                | "discovery-srv"
+        )
     }
 }
 
 type Asked = fn(&Config) -> bool;
 
-fn asks_for_tls(side: &TlsSide) -> bool {
-    !side.has_no_key_pair() || !side.client_cert_file.is_empty() || !side.client_key_file.is_empty()
+fn has_tls(urls: &UrlSet) -> bool {
+    urls.iter().any(|url| url.scheme().is_tls())
 }
 
-fn has_https(config: &Config) -> bool {
-    let all = [
-        &config.listen_peer_urls,
-        &config.listen_client_urls,
-        &config.listen_client_http_urls,
-        &config.listen_metrics_urls,
-        &config.initial_advertise_peer_urls,
-    ];
-    all.into_iter().flatten().any(|url| url.scheme().is_tls())
+fn has_unix(urls: &UrlSet) -> bool {
+    urls.iter().any(|url| url.scheme().is_unix())
 }
 
-fn has_unix(config: &Config) -> bool {
-    [&config.listen_peer_urls, &config.listen_client_urls].into_iter().flatten().any(|url| url.scheme().is_unix())
-}
+const NO_CLIENT_TLS: &str = "TLS towards clients is not served yet";
+const NO_PEER_TLS: &str = "TLS towards peers is not served yet";
+const NO_CLIENT_CHECKS: &str = "clients' certificates are not checked yet";
+const NO_PEER_CHECKS: &str = "peers' certificates are not checked yet";
+const NO_TLS: &str = "TLS is not served yet";
+const NO_USERS: &str = "there are no users, passwords and tokens yet";
+const NO_COMPARING: &str = "members' data is not compared yet";
+const NO_PEERS: &str = "members do not connect to one another yet";
 
+#[rustfmt::skip]
 const REFUSED: &[(&str, Asked, &str)] = &[
-    ("listen-client-urls", has_https, "https and unixs URLs are not served yet"),
-    ("listen-client-urls", has_unix, "unix sockets are not served yet"),
-    (
-        "listen-client-http-urls",
-        |c| !c.listen_client_http_urls.is_empty(),
-        "separate HTTP listeners are not served yet",
-    ),
+    ("listen-peer-urls", |c| has_tls(&c.listen_peer_urls), "https and unixs URLs are not served yet"),
+    ("listen-peer-urls", |c| has_unix(&c.listen_peer_urls), "unix sockets are not served yet"),
+    ("listen-client-urls", |c| has_tls(&c.listen_client_urls), "https and unixs URLs are not served yet"),
+    ("listen-client-urls", |c| has_unix(&c.listen_client_urls), "unix sockets are not served yet"),
+    ("listen-client-http-urls", |c| !c.listen_client_http_urls.is_empty(), "separate HTTP listeners are not served yet"),
     ("listen-metrics-urls", |c| !c.listen_metrics_urls.is_empty(), "separate metrics listeners are not served yet"),
-    ("cert-file", |c| asks_for_tls(&c.client_tls), "TLS towards clients is not served yet"),
-    ("peer-cert-file", |c| asks_for_tls(&c.peer_tls), "TLS towards peers is not served yet"),
-    ("client-cert-auth", |c| c.client_tls.client_cert_auth, "clients' certificates are not checked yet"),
-    ("trusted-ca-file", |c| !c.client_tls.trusted_ca_file.is_empty(), "clients' certificates are not checked yet"),
-    ("client-crl-file", |c| !c.client_tls.crl_file.is_empty(), "clients' certificates are not checked yet"),
-    (
-        "client-cert-allowed-hostname",
-        |c| !c.client_tls.allowed_hostnames.is_empty(),
-        "clients' certificates are not checked yet",
-    ),
-    ("auto-tls", |c| c.client_tls.auto_tls, "TLS towards clients is not served yet"),
-    ("peer-client-cert-auth", |c| c.peer_tls.client_cert_auth, "peers' certificates are not checked yet"),
-    ("peer-trusted-ca-file", |c| !c.peer_tls.trusted_ca_file.is_empty(), "peers' certificates are not checked yet"),
-    ("peer-crl-file", |c| !c.peer_tls.crl_file.is_empty(), "peers' certificates are not checked yet"),
-    ("peer-cert-allowed-cn", |c| !c.peer_tls.allowed_cns.is_empty(), "peers' certificates are not checked yet"),
-    (
-        "peer-cert-allowed-hostname",
-        |c| !c.peer_tls.allowed_hostnames.is_empty(),
-        "peers' certificates are not checked yet",
-    ),
-    ("peer-auto-tls", |c| c.peer_tls.auto_tls, "TLS towards peers is not served yet"),
+    ("initial-advertise-peer-urls", |c| has_tls(&c.initial_advertise_peer_urls), "https and unixs URLs are not served yet"),
+    ("cert-file", |c| !c.client_tls.cert_file.is_empty(), NO_CLIENT_TLS),
+    ("key-file", |c| !c.client_tls.key_file.is_empty(), NO_CLIENT_TLS),
+    ("client-cert-file", |c| !c.client_tls.client_cert_file.is_empty(), NO_CLIENT_TLS),
+    ("client-key-file", |c| !c.client_tls.client_key_file.is_empty(), NO_CLIENT_TLS),
+    ("client-cert-auth", |c| c.client_tls.client_cert_auth, NO_CLIENT_CHECKS),
+    ("trusted-ca-file", |c| !c.client_tls.trusted_ca_file.is_empty(), NO_CLIENT_CHECKS),
+    ("client-crl-file", |c| !c.client_tls.crl_file.is_empty(), NO_CLIENT_CHECKS),
+    ("client-cert-allowed-hostname", |c| !c.client_tls.allowed_hostnames.is_empty(), NO_CLIENT_CHECKS),
+    ("client-transport-security.allowed-cn", |c| !c.client_tls.allowed_cns.is_empty(), NO_CLIENT_CHECKS),
+    ("auto-tls", |c| c.client_tls.auto_tls, NO_CLIENT_TLS),
+    ("peer-cert-file", |c| !c.peer_tls.cert_file.is_empty(), NO_PEER_TLS),
+    ("peer-key-file", |c| !c.peer_tls.key_file.is_empty(), NO_PEER_TLS),
+    ("peer-client-cert-file", |c| !c.peer_tls.client_cert_file.is_empty(), NO_PEER_TLS),
+    ("peer-client-key-file", |c| !c.peer_tls.client_key_file.is_empty(), NO_PEER_TLS),
+    ("peer-client-cert-auth", |c| c.peer_tls.client_cert_auth, NO_PEER_CHECKS),
+    ("peer-trusted-ca-file", |c| !c.peer_tls.trusted_ca_file.is_empty(), NO_PEER_CHECKS),
+    ("peer-crl-file", |c| !c.peer_tls.crl_file.is_empty(), NO_PEER_CHECKS),
+    ("peer-cert-allowed-cn", |c| !c.peer_tls.allowed_cns.is_empty(), NO_PEER_CHECKS),
+    ("peer-cert-allowed-hostname", |c| !c.peer_tls.allowed_hostnames.is_empty(), NO_PEER_CHECKS),
+    ("peer-auto-tls", |c| c.peer_tls.auto_tls, NO_PEER_TLS),
     ("auth-token", |c| c.auth_token != "simple", "only simple tokens are served yet"),
     ("discovery", |c| !c.discovery.v2_url.is_empty(), "v2 discovery is not served yet"),
     ("discovery-endpoints", |c| !c.discovery.endpoints.is_empty(), "v3 discovery is not served yet"),
     ("discovery-srv", |c| !c.discovery.srv_domain.is_empty(), "discovery by DNS is not served yet"),
     ("initial-cluster", has_other_members, "clusters of more than one member are not served yet"),
-    (
-        "initial-cluster-state",
-        |c| c.initial_cluster_state == InitialClusterState::Existing,
-        "joining an existing cluster is not served yet",
-    ),
+    ("initial-cluster-state", |c| c.initial_cluster_state == InitialClusterState::Existing, "joining an existing cluster is not served yet"),
     ("force-new-cluster", |c| c.force_new_cluster, "turning a member into a cluster of one is not served yet"),
 ];
 
+#[rustfmt::skip]
 const IGNORED: &[(&str, Asked, &str)] = &[
     ("enable-v2", |c| c.enable_v2, "the v2 API is not served yet"),
-    ("corrupt-check-time", |c| !c.corrupt_check_time.is_zero(), "members' data is not compared yet"),
+    ("corrupt-check-time", |c| !c.corrupt_check_time.is_zero(), NO_COMPARING),
+    ("compact-hash-check-time", |c| c.compact_hash_check_time != Duration::from_mins(1), NO_COMPARING),
+    ("downgrade-check-time", |c| c.downgrade_check_time != Duration::from_secs(5), "clusters are not downgraded yet"),
+    ("initial-election-tick-advance", |c| !c.initial_election_tick_advance, "a lone member campaigns at once; this is for larger clusters, which are not served yet"),
+    ("raft-read-timeout", |c| c.peer_read_timeout != PEER_TIMEOUT_MIN, NO_PEERS),
+    ("raft-write-timeout", |c| c.peer_write_timeout != PEER_TIMEOUT_MIN, NO_PEERS),
     ("enable-pprof", |c| c.enable_pprof, "profiles are not served yet"),
-    ("memory-mlock", |c| c.memory_mlock, "memory is not locked yet"),
-    ("enable-log-rotation", |c| c.log_rotation.is_some(), "log files are not rotated yet"),
     ("socket-reuse-port", |c| c.socket_reuse_port, "the socket option is not set yet"),
     ("socket-reuse-address", |c| c.socket_reuse_address, "the socket option is not set yet"),
     ("discovery-proxy", |c| !c.discovery.v2_proxy.is_empty(), "v2 discovery is not served yet"),
+    ("peer-skip-client-san-verification", |c| c.peer_tls.skip_client_san_verification, NO_PEER_CHECKS),
+    ("self-signed-cert-validity", |c| c.self_signed_cert_validity_years != 1, NO_TLS),
+    ("cipher-suites", |c| !c.cipher_suites.is_empty(), NO_TLS),
+    ("tls-min-version", |c| c.tls_min_version != "TLS1.2", NO_TLS),
+    ("tls-max-version", |c| !c.tls_max_version.is_empty(), NO_TLS),
+    ("bcrypt-cost", |c| c.bcrypt_cost != 10, NO_USERS),
+    ("auth-token-ttl", |c| c.auth_token_ttl != Duration::from_mins(5), NO_USERS),
 ];
+
+const PEER_TIMEOUT_MIN: Duration = Duration::from_nanos(PEER_TIMEOUT_MIN_NANOS as u64);
+
+/// Why giving that flag is refused, if it is, for at least some values.
+pub(super) fn refusal_of(flag: &str) -> Option<&'static str> {
+    REFUSED.iter().find(|(row, _, _)| *row == flag).map(|(_, _, text)| *text)
+}
+
+/// Why giving that flag has no effect yet, if so.
+pub(super) fn warning_of(flag: &str) -> Option<&'static str> {
+    IGNORED.iter().find(|(row, _, _)| *row == flag).map(|(_, _, text)| *text)
+}
 
 fn has_other_members(config: &Config) -> bool {
     // One that cannot be parsed is refused elsewhere, with a better text.
@@ -109,9 +148,8 @@ fn has_other_members(config: &Config) -> bool {
 }
 
 impl Config {
-    /// What was asked for and is not there, the worst first. `main` ends when any of it is to be refused.
-    ///
-    /// The initial cluster counts only for a member without data: of one that has some, drop those two rows.
+    /// What was asked for and is not there, the worst first. `main` ends when any of it is to be refused, except, for a
+    /// member that has data, what [`is_for_new_members`](NotYet::is_for_new_members).
     pub fn not_yet(&self) -> Vec<NotYet> {
         let rows = |table: &[(&'static str, Asked, &str)], severity| -> Vec<NotYet> {
             let asked = table.iter().filter(|(_, asked, _)| asked(self));
@@ -119,16 +157,14 @@ impl Config {
         };
         let mut all = rows(REFUSED, Severity::Refuse);
         all.extend(rows(IGNORED, Severity::Warn));
-        all.extend(self.feature_gates.changed().map(|(gate, on)| NotYet {
-            flag: "feature-gates",
-            severity: Severity::Warn,
-            text: format!("{gate}={on} has no effect yet"),
+        all.extend(self.feature_gates.changed().filter_map(|(gate, on)| {
+            let (_, reason) = GATES_WITHOUT_EFFECT.iter().find(|(name, _)| *name == gate)?;
+            let text = format!("{gate}={on}: {reason}");
+            Some(NotYet { flag: "feature-gates", severity: Severity::WithoutEffect, text })
         }));
-        all.extend(self.bbolt_flags_given.iter().map(|flag| NotYet {
-            flag,
-            severity: Severity::Warn,
-            text: "is for etcd's bbolt and has no effect here".to_owned(),
-        }));
+        let without_effect = WITHOUT_EFFECT.iter().filter(|(flag, _)| self.without_effect.contains(flag));
+        let severity = Severity::WithoutEffect;
+        all.extend(without_effect.map(|(flag, text)| NotYet { flag, severity, text: (*text).to_owned() }));
         all
     }
 }
@@ -155,22 +191,47 @@ mod tests {
             (&["--force-new-cluster"], "force-new-cluster", Severity::Refuse),
             (&["--listen-metrics-urls=http://127.0.0.1:1"], "listen-metrics-urls", Severity::Refuse),
             (&["--listen-client-http-urls=http://127.0.0.1:1"], "listen-client-http-urls", Severity::Refuse),
-            (&["--listen-peer-urls=unix:///p"], "listen-client-urls", Severity::Refuse),
+            (&["--listen-peer-urls=unix:///p"], "listen-peer-urls", Severity::Refuse),
             (&["--corrupt-check-time=1m"], "corrupt-check-time", Severity::Warn),
             (&["--enable-pprof"], "enable-pprof", Severity::Warn),
-            (&["--feature-gates=CompactHashCheck=true"], "feature-gates", Severity::Warn),
-            (&["--backend-batch-limit=5"], "backend-batch-limit", Severity::Warn),
+            (&["--initial-election-tick-advance=false"], "initial-election-tick-advance", Severity::Warn),
+            (&["--raft-read-timeout=6s"], "raft-read-timeout", Severity::Warn),
+            (&["--feature-gates=CompactHashCheck=true"], "feature-gates", Severity::WithoutEffect),
+            (&["--backend-batch-limit=5"], "backend-batch-limit", Severity::WithoutEffect),
+            (&["--max-wals=6"], "max-wals", Severity::WithoutEffect),
+            (&["--grpc-keepalive-min-time=1s"], "grpc-keepalive-min-time", Severity::WithoutEffect),
             (&["--enable-v2"], "enable-v2", Severity::Warn),
         ] {
             let found = config(line).not_yet();
             assert_eq!(found.first().map(|f| (f.flag, f.severity)), Some((flag, severity)), "{line:?}: {found:?}");
+        }
+        assert_eq!(config(&["--feature-gates=StopGRPCServiceOnDefrag=true"]).not_yet(), []);
+    }
+
+    #[test]
+    fn what_is_said_at_its_default_is_not_worth_a_word() {
+        let line =
+            ["--max-wals=5", "--raft-read-timeout=1s", "--backend-bbolt-freelist-type=map", "--auth-token-ttl=300"];
+        assert_eq!(config(&line).not_yet(), []);
+    }
+
+    #[test]
+    fn how_a_cluster_begins_matters_to_new_members_only() {
+        for (line, is_for_new_members) in [
+            (&["--initial-cluster-state=existing"][..], true),
+            (&["--initial-cluster=default=http://h:1,b=http://i:1"], true),
+            (&["--discovery-srv=example.com"], true),
+            (&["--cert-file=a"], false),
+        ] {
+            let found = config(line).not_yet();
+            assert_eq!(found.first().map(NotYet::is_for_new_members), Some(is_for_new_members), "{line:?}");
         }
     }
 
     #[test]
     fn every_flag_named_here_is_in_the_table() {
         for (flag, _, _) in REFUSED.iter().chain(IGNORED) {
-            assert!(super::super::table::find(flag).is_some(), "{flag}");
+            assert!(super::super::table::settings().any(|row| row.name == *flag), "{flag}");
         }
     }
 }

@@ -103,12 +103,12 @@ impl From<std::time::Duration> for FieldValue {
     }
 }
 
-/// The fields of a [`Note`], in their order.
+/// The fields of a [`Note`], last one first: so slog hands out those of a call, and the log turns them round.
 pub struct NoteFields<'a>(&'a [(&'static str, FieldValue)]);
 
 impl slog::KV for NoteFields<'_> {
     fn serialize(&self, record: &slog::Record<'_>, serializer: &mut dyn slog::Serializer) -> slog::Result {
-        self.0.iter().try_for_each(|(key, value)| match value {
+        self.0.iter().rev().try_for_each(|(key, value)| match value {
             FieldValue::Text(text) => serializer.emit_str(key, text),
             FieldValue::Number(number) => serializer.emit_i64(key, *number),
             FieldValue::Bool(value) => serializer.emit_bool(key, *value),

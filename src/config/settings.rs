@@ -128,7 +128,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        let values = table::FLAGS.iter().map(|flag| (flag.name, default_of(flag))).collect();
+        let values = table::settings().map(|flag| (flag.name, default_of(flag))).collect();
         Settings { values, set: BTreeSet::new() }
     }
 }
@@ -210,7 +210,8 @@ impl Settings {
     }
 }
 
-fn default_of(flag: &Flag) -> Value {
+/// What `flag` is when nobody says anything.
+pub fn default_of(flag: &Flag) -> Value {
     let empty = match flag.kind {
         Kind::Urls => Value::Urls(UrlSet::default()),
         Kind::Origins | Kind::Set | Kind::List => Value::List(Vec::new()),
@@ -232,7 +233,7 @@ mod tests {
     #[test]
     fn every_default_is_a_value_of_its_kind() {
         let settings = Settings::default();
-        for flag in table::FLAGS {
+        for flag in table::settings() {
             let value = settings.value(flag.name);
             let fits = match flag.kind {
                 Kind::Bool => matches!(value, Value::Bool(_)),

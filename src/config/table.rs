@@ -1,7 +1,8 @@
 //! Every flag castd knows, one row each: etcd 3.7.1's, those of earlier releases that castd still serves, and our own.
 //!
-//! Adding a setting starts here: a row, a field in [`super::Config`], a line in `config/single.yml`. The tests hold the
-//! table, `--help` and the samples against one another.
+//! Adding a setting starts here: a row, a field in [`super::Config`], a line in `config/castd.conf.yml`; then
+//! `CASTD_WRITE_DOCS=1 cargo test --release --lib config` renews `docs/configuration.md`. The tests hold the table, `--help`,
+//! the sample and the document against one another.
 
 use super::flag::FileKey::{self, Nested};
 use super::flag::Flag;
@@ -56,11 +57,11 @@ pub static FLAGS: &[Flag] = &[
     flag(Member, "listen-client-http-urls", Urls, "", "3.5", "URLs to listen on for HTTP clients alone; takes HTTP away from --listen-client-urls."),
     flag(Member, "max-snapshots", Uint, "5", "2.0", "Snapshot files to keep, 0 for all. Deprecated in 3.6."),
     flag(Member, "max-wals", Uint, "5", "2.0", "Log files to keep, 0 for all."),
-    flag(Member, "memory-mlock", Bool, "false", "3.6", "Lock the memory of the store."),
+    flag(Member, "memory-mlock", Bool, "false", "3.6", "Keep the memory of the process out of swap."),
     flag(Member, "quota-backend-bytes", Int64, "0", "3.0", "Size of the store from which on writes are refused; 0 stands for 2 GiB, a negative number for no limit."),
-    flag(Member, "backend-bbolt-freelist-type", Text, "", "3.5", "For etcd's bbolt; without effect here."),
-    flag(Member, "backend-batch-interval", Duration, "0s", "3.4", "For etcd's bbolt; without effect here."),
-    flag(Member, "backend-batch-limit", Int, "0", "3.4", "For etcd's bbolt; without effect here."),
+    flag(Member, "backend-bbolt-freelist-type", Text, "map", "3.5", "How etcd's bbolt keeps its list of free pages."),
+    flag(Member, "backend-batch-interval", Duration, "0s", "3.4", "Time before etcd commits what it has written to bbolt; 0 stands for 100ms."),
+    flag(Member, "backend-batch-limit", Int, "0", "3.4", "Operations before etcd commits them to bbolt; 0 stands for 10000."),
     flag(Member, "max-txn-ops", Uint, "128", "3.3", "Operations allowed in one branch of a transaction."),
     flag(Member, "max-request-bytes", Uint, "1572864", "3.2", "Size of the largest request a client may send."),
     flag(Member, "max-concurrent-streams", Uint32, "4294967295", "3.5", "Streams a client may have open at a time on one connection."),
@@ -105,7 +106,7 @@ pub static FLAGS: &[Flag] = &[
     flag(Clustering, "pre-vote", Bool, "true", "3.4", "Ask whether an election could be won before disturbing a leader."),
     flag(Clustering, "auto-compaction-retention", Text, "0", "3.0", "How much history automatic compaction leaves; 0 turns it off."),
     flag(Clustering, "auto-compaction-mode", Text, "periodic", "3.3", "'periodic': the retention is a time ('30m', '8' for hours). 'revision': it is a number of revisions."),
-    flag(Clustering, "v2-deprecation", Choices(&["write-only", "write-only-skip-check", "write-only-drop-data", "gone"]), "", "3.5", "Deprecated, without effect."),
+    flag(Clustering, "v2-deprecation", Choices(&["write-only", "write-only-skip-check", "write-only-drop-data", "gone"]), "write-only", "3.5", "How far the v2 store is given up. Deprecated in 3.6."),
 
     keyed(Nested(&[CLIENT_TLS, "cert-file"]), flag(Security, "cert-file", Text, "", "2.0", "Certificate shown to clients.")),
     keyed(Nested(&[CLIENT_TLS, "key-file"]), flag(Security, "key-file", Text, "", "2.0", "Key of that certificate.")),
@@ -162,7 +163,7 @@ pub static FLAGS: &[Flag] = &[
     flag(Features, "compaction-sleep-interval", Duration, "0s", "3.6", "Pause between two slices; 0 stands for 10ms."),
     flag(Features, "watch-progress-notify-interval", Duration, "0s", "3.6", "Time between two progress notifications to a quiet watcher; 0 stands for 10m."),
     flag(Features, "warning-apply-duration", Duration, "100ms", "3.6", "Warn about an entry that takes longer to apply."),
-    flag(Features, "bootstrap-defrag-threshold-megabytes", Uint, "0", "3.6", "For etcd's bbolt; without effect here."),
+    flag(Features, "bootstrap-defrag-threshold-megabytes", Uint, "0", "3.6", "Give space back after a start when so many megabytes are free; 0 is never."),
     flag(Features, "max-learners", Int, "1", "3.6", "Learners a cluster may have at a time."),
     flag(Features, "downgrade-check-time", Duration, "5s", "3.6", "Time between two looks at a downgrade under way."),
 
@@ -188,8 +189,25 @@ pub static FLAGS: &[Flag] = &[
     ignored("test.outputdir"),
 ];
 
+/// What a file can set and nothing else can, by the path of its key.
+#[rustfmt::skip]
+pub static FILE_KEYS: &[Flag] = &[
+    keyed(Nested(&[CLIENT_TLS, "allowed-cn"]), flag(Security, "client-transport-security.allowed-cn", List, "", "3.6", "Common names one of which a client's certificate must have.")),
+    keyed(Nested(&[CLIENT_TLS, "skip-client-san-verification"]), flag(Security, "client-transport-security.skip-client-san-verification", Bool, "false", "3.6", "Do not compare a client's address with its certificate.")),
+    keyed(Nested(&[DISCOVERY, "client", "max-request-bytes"]), flag(Clustering, "discovery-config.client.max-request-bytes", Int, "0", "3.6", "Size of the largest request to a discovery server; 0 for its default.")),
+    keyed(Nested(&[DISCOVERY, "client", "max-recv-bytes"]), flag(Clustering, "discovery-config.client.max-recv-bytes", Int, "0", "3.6", "Size of the largest answer of a discovery server; 0 for its default.")),
+    keyed(Nested(&[DISCOVERY, "client", "secure", "server-name"]), flag(Clustering, "discovery-config.client.secure.server-name", Text, "", "3.6", "Name a discovery server's certificate must be for, if not that of its address.")),
+    keyed(Nested(&[DISCOVERY, "client", "auth", "token"]), flag(Clustering, "discovery-config.client.auth.token", Text, "", "3.6", "Token for discovery servers, in place of user and password.")),
+];
+
+/// A flag by its name, without dashes.
 pub fn find(name: &str) -> Option<&'static Flag> {
     FLAGS.iter().find(|flag| flag.name == name)
+}
+
+/// Everything that has a value: the flags, and what only a file can set.
+pub fn settings() -> impl Iterator<Item = &'static Flag> {
+    FLAGS.iter().chain(FILE_KEYS)
 }
 
 /// How mature etcd 3.7.1 calls a feature gate.

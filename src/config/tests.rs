@@ -7,10 +7,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::flag::{FileKey, Kind, Section};
 
-const SINGLE: &str = include_str!("../../config/single.yml");
-const THREE_MEMBERS: &str = include_str!("../../config/three-members.yml");
+mod document;
+mod reference;
+mod samples;
 
 fn invoke(line: &[&str], environment: &[(&str, &str)], file: Option<&str>) -> Invocation {
     let arguments = std::iter::once("castd").chain(line.iter().copied()).map(str::to_owned).collect();
@@ -254,7 +254,8 @@ fn what_ends_the_process_without_a_log_says_so_on_stderr() {
     assert_eq!((code, stdout.as_str()), (2, ""));
     assert!(stderr.starts_with("flag provided but not defined: -zz\nUsage:\n"), "{stderr}");
     let (_, _, stderr) = exit(invoke(&["--experimental-max-learners=2"], &[], None));
-    assert!(stderr.ends_with("\n--experimental-max-learners is now --max-learners\n"), "{stderr}");
+    let advised = "flag provided but not defined: -experimental-max-learners\n--experimental-max-learners is now --max-learners\nUsage:";
+    assert!(stderr.starts_with(advised), "{stderr}");
     assert_eq!(
         exit(invoke(&["--log-level=zz"], &[], None)),
         (2, String::new(), "panic: unrecognized level: \"zz\"\n".to_owned())
@@ -263,7 +264,10 @@ fn what_ends_the_process_without_a_log_says_so_on_stderr() {
     let text = "unexpected error setting up listen-peer-urls: URL scheme must be http, https, unix, or unixs: x\n";
     assert_eq!(bad_urls, (1, String::new(), text.to_owned()));
     assert_eq!(exit(invoke(&["--config-file=c"], &[], Some("cors: x"))).0, 2);
-    assert_eq!(exit(invoke(&["grpc-proxy", "start"], &[], None)).0, 1);
+    for program in ["gateway", "grpc-proxy"] {
+        let (code, _, stderr) = exit(invoke(&[program, "start", "--zz"], &[], None));
+        assert!(code == 1 && stderr.starts_with(&format!("castd {program} is not part of castd yet")), "{stderr}");
+    }
     assert_eq!(invoke(&["--name=x", "--version"], &[("ETCD_HEARTBEAT_INTERVAL", "xx")], None), Invocation::Version);
     assert_eq!(invoke(&["-h"], &[], None), Invocation::Help);
 }
@@ -390,129 +394,6 @@ fn a_processor_etcd_is_not_released_for_must_be_asked_for() {
     assert!(messages(&notes).contains(&"failed to detect default host"));
 }
 
-/// etcd's sample must start; this has its keys and values.
-#[test]
-fn etcds_sample_file_starts() {
-    let sample = "
-name: 'default'
-data-dir:
-wal-dir:
-snapshot-count: 10000
-heartbeat-interval: 100
-election-timeout: 1000
-quota-backend-bytes: 0
-listen-peer-urls: http://localhost:2380
-listen-client-urls: http://localhost:2379
-max-snapshots: 5
-max-wals: 5
-cors:
-initial-advertise-peer-urls: http://localhost:2380
-advertise-client-urls: http://localhost:2379
-discovery:
-discovery-fallback: 'proxy'
-discovery-proxy:
-discovery-srv:
-initial-cluster:
-initial-cluster-token: 'etcd-cluster'
-initial-cluster-state: 'new'
-strict-reconfig-check: false
-enable-pprof: true
-proxy: 'off'
-proxy-failure-wait: 5000
-proxy-refresh-interval: 30000
-proxy-dial-timeout: 1000
-proxy-write-timeout: 5000
-proxy-read-timeout: 0
-client-transport-security:
-  cert-file: ''
-  key-file: ''
-  client-cert-auth: false
-  trusted-ca-file: ''
-  auto-tls: false
-peer-transport-security:
-  cert-file:
-  key-file:
-  client-cert-auth: false
-  trusted-ca-file:
-  auto-tls: false
-  allowed-cn:
-  allowed-hostname:
-self-signed-cert-validity: 1
-log-level: debug
-logger: zap
-log-outputs: [stderr]
-force-new-cluster: false
-auto-compaction-mode: periodic
-auto-compaction-retention: \"1\"
-cipher-suites: [
-  TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-  TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384
-]
-tls-min-version: 'TLS1.2'
-tls-max-version: 'TLS1.3'
-";
-    let config = from_file(sample);
-    assert_eq!(config.logging.outputs, ["stderr"]);
-    assert!(config.not_yet().iter().all(|missing| missing.severity == Severity::Warn));
-}
-
-/// A sample with every setting of the table that works, at its default.
-#[test]
-fn the_sample_of_one_member_and_the_table_say_the_same() {
-    let sample = from_file(SINGLE);
-    assert_eq!(sample, Config { bbolt_flags_given: Vec::new(), ..config(&["--name=single"]) });
-    assert_eq!(sample.not_yet(), []);
-    let key_of = |line: &str| -> Option<String> {
-        let line = line.strip_prefix('#').unwrap_or(line);
-        let (key, _) = line.split_once(':')?;
-        (key.starts_with(|c: char| c.is_ascii_lowercase()) && !key.contains(' ')).then(|| key.to_owned())
-    };
-    let keys: Vec<String> = SINGLE.lines().filter_map(key_of).collect();
-    for key in &keys {
-        let flag = table::find(key).unwrap_or_else(|| panic!("{key} is in the sample only"));
-        assert_eq!(flag.file, FileKey::Same, "{key}");
-    }
-    let without_effect_yet = [
-        "listen-client-http-urls",
-        "listen-metrics-urls",
-        "memory-mlock",
-        "backend-bbolt-freelist-type",
-        "backend-batch-interval",
-        "backend-batch-limit",
-        "bootstrap-defrag-threshold-megabytes",
-        "enable-v2",
-        "discovery-srv",
-        "discovery-srv-name",
-        "v2-deprecation",
-        "enable-pprof",
-        "enable-log-rotation",
-        "log-rotation-config-json",
-        "corrupt-check-time",
-        "compact-hash-check-time",
-        "downgrade-check-time",
-        "self-signed-cert-validity",
-        "cipher-suites",
-        "tls-min-version",
-        "tls-max-version",
-        "force-new-cluster",
-    ];
-    for flag in table::FLAGS {
-        let expected = flag.file == FileKey::Same
-            && flag.section != Section::Hidden
-            && flag.kind != Kind::Ignored
-            && !without_effect_yet.contains(&flag.name);
-        assert_eq!(keys.iter().filter(|key| *key == flag.name).count(), usize::from(expected), "{}", flag.name);
-    }
-}
-
-#[test]
-fn the_sample_of_three_members_has_three_members() {
-    let config = from_file(THREE_MEMBERS);
-    let cluster = config.verify_new_cluster(&mut |host| Err(format!("{host} is a name"))).expect("a good cluster");
-    assert_eq!(cluster.len(), 3);
-    assert_eq!(config.initial_cluster_token, "production-1");
-}
-
 #[test]
 fn the_summary_names_what_etcds_start_line_names() {
     let summary = config(&["--auto-compaction-retention=2"]).summary();
@@ -520,6 +401,43 @@ fn the_summary_names_what_etcds_start_line_names() {
     assert_eq!(field("heartbeat-interval"), Some("100ms".into()));
     assert_eq!(field("auto-compaction-retention"), Some("2h0m0s".into()));
     assert_eq!(field("cors"), Some(vec!["*".to_owned()].into()));
+    let names: Vec<&str> = summary.iter().map(|(name, _)| *name).filter(|name| *name != "storage").collect();
+    let of_etcd = "name data-dir wal-dir wal-dir-dedicated member-dir force-new-cluster heartbeat-interval \
+        election-timeout initial-election-tick-advance snapshot-count max-wals max-snapshots snapshot-catchup-entries \
+        initial-advertise-peer-urls listen-peer-urls advertise-client-urls listen-client-urls listen-metrics-urls \
+        local-address cors host-whitelist initial-cluster initial-cluster-state initial-cluster-token \
+        quota-backend-bytes max-request-bytes max-concurrent-streams pre-vote feature-gates initial-corrupt-check \
+        corrupt-check-time-interval compact-check-time-interval auto-compaction-mode auto-compaction-retention \
+        auto-compaction-interval discovery-token discovery-endpoints discovery-dial-timeout discovery-request-timeout \
+        discovery-keepalive-time discovery-keepalive-timeout discovery-insecure-transport \
+        discovery-insecure-skip-tls-verify discovery-cert discovery-key discovery-cacert discovery-user \
+        downgrade-check-interval max-learners v2-deprecation";
+    assert_eq!(names, of_etcd.split_whitespace().collect::<Vec<_>>());
+}
+
+#[test]
+fn the_log_shows_a_user_but_no_password() {
+    let summary = config(&["--discovery-user=root:secret"]).summary();
+    assert!(summary.contains(&("discovery-user", "root".into())));
+}
+
+#[test]
+fn a_file_is_told_which_of_its_keys_set_nothing() {
+    let (_, notes) = run(&["--config-file=c"], &[], Some("zz: 1\nexperimental-memory-mlock: true\ndiscovery:\n"));
+    let text = "keys of the config file that set nothing are ignored";
+    let keys = vec!["experimental-memory-mlock".to_owned(), "zz".to_owned()];
+    let advice = vec!["--experimental-memory-mlock is now --memory-mlock".to_owned()];
+    assert!(notes.contains(&Note::new(Level::Warn, text).with("keys", keys).with("advice", advice)), "{notes:?}");
+    assert!(!messages(&run(&["--config-file=c"], &[], Some("name: x\n")).1).contains(&text));
+}
+
+#[test]
+fn a_file_cannot_ask_for_certificates_that_are_never_valid() {
+    let config =
+        from_file("self-signed-cert-validity: 0\nclient-transport-security: {auto-tls: true, allowed-cn: [c]}\n");
+    assert_eq!(config.self_signed_cert_validity_years, 1);
+    assert_eq!(config.client_tls.allowed_cns, ["c"]);
+    assert!(config.not_yet().iter().any(|found| found.flag == "client-transport-security.allowed-cn"));
 }
 
 proptest! {
@@ -541,6 +459,34 @@ proptest! {
         if let Invocation::Run(config, _) = invoke(&words, &variables, file.as_deref()) {
             let _ = (config.not_yet(), config.summary(), config.initial_cluster_map());
             let _ = config.verify_new_cluster(&mut |_| Ok(IpAddr::from([127, 0, 0, 1])));
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_value_means_the_same_however_it_is_given(flag in 0..table::FLAGS.len(), value in any_value()) {
+        let flag = &table::FLAGS[flag];
+        // One asks for another source of everything, one for no start at all; of a switch the next word is not the value.
+        prop_assume!(!matches!(flag.name, "config-file" | "version") && !value.is_empty() && !flag.is_switch());
+        let joined = invoke(&[&format!("--{}={value}", flag.name)], &[], None);
+        let apart = invoke(&[&format!("-{}", flag.name), &value], &[], None);
+        let by_variable = invoke(&[], &[(&flag.environment_variable(), &value)], None);
+        match (&joined, &apart, &by_variable) {
+            (Invocation::Run(joined, _), Invocation::Run(apart, _), Invocation::Run(by_variable, _)) => {
+                prop_assert_eq!(joined, apart);
+                prop_assert_eq!(joined, by_variable);
+            }
+            // What cannot be read ends with 2 on a command line, and with 1 in the environment.
+            (Invocation::Exit { code: 2, stderr, .. }, Invocation::Exit { stderr: apart, .. }, refused) => {
+                prop_assert_eq!(stderr, apart);
+                let is_refused = matches!(refused, Invocation::Failed { code: 1, .. } | Invocation::Exit { code: 2, .. });
+                prop_assert!(is_refused, "taken from the environment");
+            }
+            (Invocation::Failed { .. }, Invocation::Failed { .. }, Invocation::Failed { .. }) => {
+                prop_assert_eq!(refusal(joined), refusal(by_variable));
+            }
+            other => prop_assert!(false, "one is refused and another is not: {:?}", other),
         }
     }
 }

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::gates::FeatureGates;
 use super::note::FieldValue;
-use super::settings::Settings;
-use super::table::DEFAULT_NAME;
+use super::settings::{Settings, default_of};
+use super::state::WITHOUT_EFFECT;
+use super::table::{self, DEFAULT_NAME};
 use crate::membership::urls::UrlSet;
 use crate::storage::StorageKind;
 use crate::telemetry::log::LogSettings;
@@ -49,6 +50,20 @@ pub struct Discovery {
     pub password: String,
     pub srv_domain: String,
     pub srv_name: String,
+    /// Limits of messages, 0 for the library's; negative ones are, too.
+    pub request_bytes_max: u64,
+    pub answer_bytes_max: u64,
+    /// Name a server's certificate must be for; empty for that of its address.
+    pub server_name: String,
+    /// In place of user and password.
+    pub auth_token: String,
+}
+
+impl Discovery {
+    /// Whether the members of a new cluster are to be found out.
+    pub fn is_asked_for(&self) -> bool {
+        !(self.v2_url.is_empty() && self.endpoints.is_empty() && self.srv_domain.is_empty())
+    }
 }
 
 /// TLS on one side: towards clients or towards peers. Empty paths are unset.
@@ -72,17 +87,6 @@ impl TlsSide {
     pub fn has_no_key_pair(&self) -> bool {
         self.cert_file.is_empty() && self.key_file.is_empty()
     }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogRotation {
-    pub megabytes_max: u64,
-    /// 0 for no limit.
-    pub age_days_max: u64,
-    /// 0 for no limit.
-    pub backups_max: u64,
-    pub local_time: bool,
-    pub compress: bool,
 }
 
 /// Everything an operator can decide.
@@ -157,8 +161,6 @@ pub struct Config {
     pub enable_pprof: bool,
     pub metrics: MetricsLevel,
     pub logging: LogSettings,
-    /// Of the one file among the outputs.
-    pub log_rotation: Option<LogRotation>,
     pub tracing: TraceSettings,
     pub warning_unary_request_duration: Duration,
     pub warning_apply_duration: Duration,
@@ -173,8 +175,8 @@ pub struct Config {
     pub max_learners: u64,
     pub downgrade_check_time: Duration,
     pub memory_mlock: bool,
-    /// `backend-…` flags that somebody gave, and that only etcd's bbolt can use.
-    pub bbolt_flags_given: Vec<&'static str>,
+    /// Settings that are not at their default, and that castd has nothing to do with.
+    pub without_effect: Vec<&'static str>,
 
     pub force_new_cluster: bool,
     pub unsafe_no_fsync: bool,
@@ -187,7 +189,6 @@ pub(super) const WATCH_PROGRESS_MIN_NANOS: i64 = 100_000_000;
 /// What validation has already made out of texts.
 pub(super) struct Checked {
     pub logging: LogSettings,
-    pub log_rotation: Option<LogRotation>,
     pub auto_compaction: AutoCompaction,
     pub feature_gates: FeatureGates,
     /// Empty when `--listen-client-urls` was given alone, which validation refuses.
@@ -283,12 +284,17 @@ impl Config {
                 password: text("discovery-password"),
                 srv_domain: text("discovery-srv"),
                 srv_name: text("discovery-srv-name"),
+                request_bytes_max: natural(settings.signed("discovery-config.client.max-request-bytes")),
+                answer_bytes_max: natural(settings.signed("discovery-config.client.max-recv-bytes")),
+                server_name: text("discovery-config.client.secure.server-name"),
+                auth_token: text("discovery-config.client.auth.token"),
             },
             strict_reconfig_check: settings.bool("strict-reconfig-check"),
             pre_vote: settings.bool("pre-vote"),
             auto_compaction: checked.auto_compaction,
             client_tls: TlsSide {
                 crl_file: text("client-crl-file"),
+                allowed_cns: settings.list("client-transport-security.allowed-cn"),
                 allowed_hostnames: settings.list("client-cert-allowed-hostname"),
                 ..side("")
             },
@@ -314,7 +320,6 @@ impl Config {
                 _ => MetricsLevel::Basic,
             },
             logging: checked.logging,
-            log_rotation: checked.log_rotation,
             tracing: TraceSettings {
                 enabled: settings.bool("enable-distributed-tracing"),
                 address: text("distributed-tracing-address"),
@@ -336,18 +341,14 @@ impl Config {
             watch_progress_notify_interval: positive(settings.nanos("watch-progress-notify-interval"))
                 .map_or(Duration::from_secs(600), |given| given.max(duration(WATCH_PROGRESS_MIN_NANOS))),
             bootstrap_defrag_threshold_megabytes: settings.unsigned("bootstrap-defrag-threshold-megabytes"),
-            max_learners: u64::try_from(settings.signed("max-learners")).unwrap_or(0),
+            max_learners: natural(settings.signed("max-learners")),
             downgrade_check_time: duration(settings.nanos("downgrade-check-time")),
             memory_mlock: settings.bool("memory-mlock"),
-            bbolt_flags_given: [
-                "backend-bbolt-freelist-type",
-                "backend-batch-interval",
-                "backend-batch-limit",
-                "bootstrap-defrag-threshold-megabytes",
-            ]
-            .into_iter()
-            .filter(|name| settings.is_set(name))
-            .collect(),
+            without_effect: table::settings()
+                .filter(|flag| WITHOUT_EFFECT.iter().any(|(name, _)| *name == flag.name))
+                .filter(|flag| *settings.value(flag.name) != default_of(flag))
+                .map(|flag| flag.name)
+                .collect(),
             force_new_cluster: settings.bool("force-new-cluster"),
             unsafe_no_fsync: settings.bool("unsafe-no-fsync"),
         }
@@ -369,11 +370,12 @@ impl Config {
         self.name == DEFAULT_NAME
     }
 
-    /// Fields of etcd's line `starting an etcd server`, as far as the configuration knows them.
+    /// Fields of etcd's line `starting an etcd server`, as far as the configuration knows them, in etcd's order.
     pub fn summary(&self) -> Vec<(&'static str, FieldValue)> {
         let urls = |urls: &UrlSet| FieldValue::List(urls.iter().map(ToString::to_string).collect());
         let path = |path: &std::path::Path| FieldValue::Text(path.display().to_string());
         let list = |items: &BTreeSet<String>| FieldValue::List(items.iter().cloned().collect());
+        let discovery = &self.discovery;
         let (mode, retention, interval) = match self.auto_compaction {
             AutoCompaction::Off => ("periodic", "0s".into(), "0s".into()),
             AutoCompaction::Periodic(time) => ("periodic", time.into(), FieldValue::from(time)),
@@ -399,6 +401,7 @@ impl Config {
             ("advertise-client-urls", urls(&self.advertise_client_urls)),
             ("listen-client-urls", urls(&self.listen_client_urls)),
             ("listen-metrics-urls", urls(&self.listen_metrics_urls)),
+            ("local-address", "".into()),
             ("cors", list(&self.cors)),
             ("host-whitelist", list(&self.host_whitelist)),
             ("initial-cluster", self.initial_cluster.as_str().into()),
@@ -418,10 +421,22 @@ impl Config {
             ("auto-compaction-mode", mode.into()),
             ("auto-compaction-retention", retention),
             ("auto-compaction-interval", interval),
-            ("discovery-token", self.discovery.token.as_str().into()),
-            ("discovery-endpoints", self.discovery.endpoints.clone().into()),
+            ("discovery-token", discovery.token.as_str().into()),
+            ("discovery-endpoints", discovery.endpoints.join(",").into()),
+            ("discovery-dial-timeout", discovery.dial_timeout.into()),
+            ("discovery-request-timeout", discovery.request_timeout.into()),
+            ("discovery-keepalive-time", discovery.keepalive_time.into()),
+            ("discovery-keepalive-timeout", discovery.keepalive_timeout.into()),
+            ("discovery-insecure-transport", discovery.insecure_transport.into()),
+            ("discovery-insecure-skip-tls-verify", discovery.insecure_skip_verify.into()),
+            ("discovery-cert", discovery.cert_file.as_str().into()),
+            ("discovery-key", discovery.key_file.as_str().into()),
+            ("discovery-cacert", discovery.ca_file.as_str().into()),
+            // Without the password that may stand behind it.
+            ("discovery-user", discovery.user.split(':').next().unwrap_or_default().into()),
             ("downgrade-check-interval", self.downgrade_check_time.into()),
             ("max-learners", self.max_learners.into()),
+            ("v2-deprecation", "write-only".into()),
         ]
     }
 }
@@ -433,6 +448,10 @@ fn or<T: Default + PartialEq>(value: T, when_zero: T) -> T {
 /// Go's negative durations mean "at once", or "off", here.
 fn duration(nanos: i64) -> Duration {
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(0))
+}
+
+fn natural(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
 }
 
 fn positive(nanos: i64) -> Option<Duration> {

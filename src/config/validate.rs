@@ -13,9 +13,9 @@ use super::go::{self, quote, quote_list};
 use super::note::{Level, Note};
 use super::settings::{GateError, Settings};
 use super::table;
-use super::typed::{AutoCompaction, Config, LogRotation, TlsSide};
+use super::typed::{AutoCompaction, Config, TlsSide};
 use crate::membership::urls::{Scheme, Url, UrlSet};
-use crate::telemetry::log::{LogFormat, LogSettings};
+use crate::telemetry::log::{LogFormat, LogRotation, LogSettings};
 
 const ELECTION_MS_MAX: u64 = 50_000;
 const SAMPLES_MAX: i64 = 1_000_000;
@@ -133,7 +133,6 @@ pub enum Origin {
 /// What verification makes of texts.
 pub(super) struct Verified {
     pub feature_gates: FeatureGates,
-    pub log_rotation: Option<LogRotation>,
 }
 
 /// `logging` stays at its default until the wishes about it are known to be good: errors are logged with it.
@@ -148,8 +147,7 @@ pub(super) fn verify(
     if origin == Origin::CommandLine && settings.text("discovery-fallback") == "proxy" {
         return Err(ConfigError::DiscoveryFallback);
     }
-    let log_rotation;
-    (*logging, log_rotation) = verify_logging(settings)?;
+    *logging = verify_logging(settings)?;
     for urls in ["listen-peer-urls", "listen-client-urls", "listen-client-http-urls"] {
         verify_bind(&settings.urls(urls))?;
     }
@@ -205,7 +203,7 @@ pub(super) fn verify(
     if let Some(text) = table::find("storage").and_then(|flag| refused_choice(flag, settings.text("storage"))) {
         return Err(ConfigError::Choice(text));
     }
-    Ok(Verified { feature_gates, log_rotation })
+    Ok(Verified { feature_gates })
 }
 
 fn verify_bind(urls: &UrlSet) -> Result<(), ConfigError> {
@@ -274,7 +272,7 @@ fn verify_tls_versions(settings: &Settings) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn verify_logging(settings: &Settings) -> Result<(LogSettings, Option<LogRotation>), ConfigError> {
+fn verify_logging(settings: &Settings) -> Result<LogSettings, ConfigError> {
     match settings.text("logger") {
         "zap" => {}
         "capnslog" => return Err(ConfigError::Capnslog),
@@ -301,7 +299,7 @@ fn verify_logging(settings: &Settings) -> Result<(LogSettings, Option<LogRotatio
     if words.len() > 1 && words.iter().any(|word| word == "systemd/journal") {
         return Err(ConfigError::LogJournalAmongOthers(words));
     }
-    Ok((LogSettings { level: level.into(), format, outputs: words }, rotation))
+    Ok(LogSettings { level: level.into(), format, outputs: words, rotation })
 }
 
 fn verify_rotation(outputs: &[String], json: &str) -> Result<LogRotation, ConfigError> {

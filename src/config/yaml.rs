@@ -4,7 +4,7 @@
 //!   text ─ yaml_rust2 events ─▶ frames on a stack ─▶ config::Value
 //! ```
 //! `config`'s own YAML does not do: it forgets which words were quoted, knows no `yes` and `off`, and refuses a key that
-//! comes twice. Only the first document counts. Not read: tags other than `!!str`, UTF-16. Read although Go does not:
+//! comes twice. Only the first document counts. Not read: UTF-16. Read although Go does not:
 //! lines indented with tabs.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -249,11 +249,37 @@ fn key_of(value: &Value) -> Result<Key, YamlError> {
 }
 
 fn scalar(word: String, style: TScalarStyle, tag: Option<Tag>) -> Result<ValueKind, YamlError> {
-    let is_text = style != TScalarStyle::Plain
-        || tag.as_ref().is_some_and(|tag| tag.handle == "!" || (tag.suffix == "str" && tag.handle.ends_with(",2002:")));
-    if is_text {
-        return Ok(ValueKind::String(word));
+    match tag {
+        None if style == TScalarStyle::Plain => plain(word),
+        None => Ok(ValueKind::String(word)),
+        Some(tag)
+            if tag.handle.ends_with(",2002:") && matches!(tag.suffix.as_str(), "int" | "float" | "bool" | "null") =>
+        {
+            let value = plain(word.clone())?;
+            match (core_type(&value), tag.suffix.as_str()) {
+                ("int", "float") => Ok(value),
+                (found, wanted) if found == wanted => Ok(value),
+                (found, wanted) => Err(YamlError::plain(format!("cannot decode !!{found} `{word}` as a !!{wanted}"))),
+            }
+        }
+        // `!!str`, and whatever nobody knows.
+        Some(_) => Ok(ValueKind::String(word)),
     }
+}
+
+/// YAML's name of what a plain word is.
+fn core_type(value: &ValueKind) -> &'static str {
+    match value {
+        ValueKind::Nil => "null",
+        ValueKind::Boolean(_) => "bool",
+        ValueKind::Float(_) => "float",
+        ValueKind::I64(_) | ValueKind::U64(_) => "int",
+        _ => "str",
+    }
+}
+
+/// What a word without quotes is.
+fn plain(word: String) -> Result<ValueKind, YamlError> {
     match word.as_str() {
         "" | "~" | "null" | "Null" | "NULL" => return Ok(ValueKind::Nil),
         "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => {
@@ -379,6 +405,21 @@ mod tests {
         }
     }
 
+    /// Checked against etcd 3.4.23.
+    #[test]
+    fn a_tag_counts_more_than_quotes() {
+        let text =
+            "a: !!int '5'\nb: !!bool \"yes\"\nc: !!float 5\nd: !!null ''\ne: !!str 5\nf: !x 5\ng: !!foo 5\nh: ! 5\n";
+        let table = read(text);
+        assert_eq!(table["a"], ValueKind::I64(5));
+        assert_eq!(table["b"], ValueKind::Boolean(true));
+        assert_eq!(table["c"], ValueKind::I64(5));
+        assert_eq!(table["d"], ValueKind::Nil);
+        for key in ["e", "f", "g", "h"] {
+            assert_eq!(table[key], ValueKind::String("5".to_owned()), "{key}");
+        }
+    }
+
     #[test]
     fn json_repeated_keys_aliases_merges_and_second_documents_are_as_in_go() {
         assert_eq!(read("{\"name\":\"x\",\t\"n\":1}")["n"], ValueKind::I64(1));
@@ -417,6 +458,10 @@ mod tests {
             ("<<: 5\n", "map merge requires map or sequence of maps as the value"),
             ("[a]: x\n", "invalid map key"),
             ("a: &a [*a]\n", "anchor value contains itself"),
+            ("a: !!int x\n", "cannot decode !!str `x` as a !!int"),
+            ("a: !!bool 5\n", "cannot decode !!int `5` as a !!bool"),
+            ("a: !!int 1.5\n", "cannot decode !!float `1.5` as a !!int"),
+            ("a: !!null x\n", "cannot decode !!str `x` as a !!null"),
         ] {
             assert_eq!(refusal(text), format!("error converting YAML to JSON: yaml: {error}"), "{text:?}");
         }

@@ -6,6 +6,7 @@
 //! ```
 
 pub mod checks;
+pub mod downgrade;
 mod go_url;
 pub mod ids;
 pub mod members;

@@ -419,5 +419,17 @@ mod tests {
             }
             let _ = ClusterMap::parse(&text);
         }
+
+        #[test]
+        fn a_list_that_is_taken_is_sorted_and_taken_again(
+            urls in proptest::collection::vec("(http|https|unix)://[a-c.:\\[\\]]{1,4}:[0-9]{1,4}|[a-z:/, ]{0,6}|\\PC{0,8}", 0..5),
+        ) {
+            let text = urls.join(",");
+            if let Ok(set) = UrlSet::parse(&text) {
+                prop_assert!(set.texts().is_sorted());
+                prop_assert_eq!(UrlSet::parse(&set.to_string()).map(|again| again.to_string()), Ok(set.to_string()));
+                prop_assert!(set.clone().without_duplicates().texts().len() <= set.texts().len());
+            }
+        }
     }
 }

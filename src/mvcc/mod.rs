@@ -21,6 +21,8 @@
 mod changes;
 pub mod check;
 mod compact;
+mod compaction_hashes;
+mod counts;
 mod error;
 mod hash;
 mod index;
@@ -40,6 +42,8 @@ mod tests;
 
 pub use changes::{CatchUp, Changes, Event, EventKind};
 pub use compact::{Deleted, FINISHED_ROW, Left, SCHEDULED_ROW};
+pub use compaction_hashes::{Compacted, CompactionHashes};
+pub use counts::OpCounts;
 pub use error::{MvccError, RequestError, StoreError};
 pub use hash::HashKv;
 pub use read::{Pair, RangeOutcome};

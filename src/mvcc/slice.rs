@@ -21,7 +21,7 @@ use prost::Message;
 use crate::ids::{LeaseId, Revision};
 
 use super::{
-    Changes, Event, EventKind, MvccError, RowKey, Store, StoreError,
+    Changes, Event, EventKind, MvccError, OpCounts, RowKey, Store, StoreError, View,
     index::{Change, Span, Version, Walk},
     read::{Reader, Rows},
     txn,
@@ -57,6 +57,9 @@ pub struct Slice<'s> {
     /// Of the request that is being applied.
     events: Vec<Event>,
     answer: Answer,
+    counts: OpCounts,
+    /// Operations counted before the request that is being applied.
+    counted: u64,
 }
 
 /// Reads the rows of a slice before the backend has them.
@@ -85,7 +88,17 @@ impl<'s> Slice<'s> {
         let base = store.revision;
         let batch = std::mem::take(&mut store.spare_batch);
         let answer = Answer::Wanted;
-        Self { store, batch, staged: Vec::new(), base, changes: Vec::new(), events: Vec::new(), answer }
+        Self {
+            store,
+            batch,
+            staged: Vec::new(),
+            base,
+            changes: Vec::new(),
+            events: Vec::new(),
+            answer,
+            counts: OpCounts::default(),
+            counted: 0,
+        }
     }
 
     /// Whether the requests from here on are answered by this member. It makes no difference to the state.
@@ -110,6 +123,20 @@ impl<'s> Slice<'s> {
     /// What was changed since it was last asked: one for each new revision, ascending.
     pub fn take_changes(&mut self) -> Vec<Changes> {
         std::mem::take(&mut self.changes)
+    }
+
+    /// What was carried out in the slice so far.
+    pub fn counts(&self) -> OpCounts {
+        self.counts
+    }
+
+    /// Begins a request that changes something.
+    fn open(&mut self) {
+        self.counted = self.counts.operations();
+    }
+
+    pub(super) fn count_range(&mut self) {
+        self.counts.ranges += 1;
     }
 
     /// Writes everything, at once or not at all. Only then may a view be published.
@@ -144,6 +171,7 @@ impl<'s> Slice<'s> {
 
     /// Ends a request: what it changed becomes a revision.
     fn seal(&mut self) -> Revision {
+        self.counts.end_txn(self.counted);
         if !self.events.is_empty() {
             self.store.revision += 1;
             let revision = Revision(self.store.revision);
@@ -155,6 +183,7 @@ impl<'s> Slice<'s> {
     /// # Errors
     /// [`MvccError::LeaseNotFound`]; [`MvccError::KeyNotFound`] if a value or lease is to be kept and there is none.
     pub fn put(&mut self, request: &PutRequest, leases: &mut dyn Leases) -> Result<PutResponse, MvccError> {
+        self.open();
         txn::check_lease(leases, request)?;
         let prev_kv = self.put_checked(request, leases)?;
         Ok(PutResponse { header: header(self.seal()), prev_kv })
@@ -167,6 +196,7 @@ impl<'s> Slice<'s> {
         request: &DeleteRangeRequest,
         leases: &mut dyn Leases,
     ) -> Result<DeleteRangeResponse, MvccError> {
+        self.open();
         let mut response = self.delete_range_checked(request, leases)?;
         response.header = header(self.seal());
         Ok(response)
@@ -177,7 +207,10 @@ impl<'s> Slice<'s> {
     pub fn txn(&mut self, request: &TxnRequest, leases: &mut dyn Leases) -> Result<TxnResponse, MvccError> {
         let reader = self.reader();
         let path = txn::choose(&reader, request)?;
-        txn::check(&reader, request, Some(leases), &path)?;
+        let checked = txn::check(&reader, request, Some(leases), &path);
+        self.counts.compared(path.compared());
+        checked?;
+        self.open();
         let mut response = txn::execute(self, request, leases, &path)?;
         response.header = header(self.seal());
         Ok(response)
@@ -186,6 +219,8 @@ impl<'s> Slice<'s> {
     /// Deletes the keys that are there, in the order given, all in one revision, and says how many there were. For a lease
     /// that has ended: nothing is detached.
     pub fn delete_keys(&mut self, keys: &[Bytes]) -> u64 {
+        self.open();
+        self.counts.deletes += keys.len() as u64;
         for key in keys {
             if self.reader().exists(key) {
                 self.delete_key(key.clone());
@@ -194,6 +229,11 @@ impl<'s> Slice<'s> {
         let deleted = self.events.len() as u64;
         self.seal();
         deleted
+    }
+
+    /// The store as of what was applied so far. It can read the rows of this slice once that is committed.
+    pub fn view(&self) -> View {
+        self.store.view()
     }
 
     /// From now on nothing below `revision` can be read. The rows go later, see [`Store::delete_compacted`].
@@ -221,6 +261,7 @@ impl<'s> Slice<'s> {
         let keeps = request.ignore_value || request.ignore_lease;
         let returns = request.prev_kv && self.answer == Answer::Wanted;
         let before = if keeps || returns { self.reader().get(&request.key)? } else { None };
+        self.counts.ranges += u64::from(keeps || request.prev_kv);
         let (mut value, mut lease) = (&request.value, request.lease);
         match &before {
             None if keeps => return Err(MvccError::KeyNotFound),
@@ -234,6 +275,8 @@ impl<'s> Slice<'s> {
                 }
             }
         }
+        self.counts.puts += 1;
+        self.counts.put_bytes += (request.key.len() + value.len()) as u64;
         self.put_key(&request.key, value, lease, leases);
         Ok(before.filter(|_| returns))
     }
@@ -282,6 +325,8 @@ impl<'s> Slice<'s> {
                 (keys, if returned { reader.answer(picks, false)? } else { Vec::new() })
             }
         };
+        self.counts.deletes += 1;
+        self.counts.ranges += u64::from(request.prev_kv);
         let deleted = keys.len() as i64;
         for key in keys {
             if let Some(owner) = leases.owner(&key) {

@@ -108,7 +108,7 @@ impl Store {
             tree: self.tree.clone(),
             revision: self.revision,
             compacted: self.compaction.compacted(),
-            _epoch: self.compaction.epoch(),
+            epoch: self.compaction.epoch(),
         }
     }
 

@@ -12,7 +12,40 @@ use proptest::prelude::*;
 
 use crate::ids::{LeaseId, Revision};
 
-use super::{Changes, EventKind, Leases, MvccError, RowKey, Slice, Store, StoreError, model};
+use super::{Changes, EventKind, Leases, MvccError, OpCounts, RowKey, Slice, Store, StoreError, model};
+
+#[test]
+fn operations_are_counted_as_etcd_counts_them() {
+    let (_, mut store) = empty();
+    let mut slice = store.begin();
+    let mut done = OpCounts::default();
+    let mut counted = |slice: &Slice<'_>| {
+        let (before, now) = (std::mem::replace(&mut done, slice.counts()), slice.counts());
+        [now.ranges - before.ranges, now.puts - before.puts, now.deletes - before.deletes, now.txns - before.txns]
+    };
+    slice.put(&put("a", "12"), &mut OneLease).expect("put");
+    assert_eq!(counted(&slice), [0, 1, 0, 0]);
+    slice.put(&PutRequest { prev_kv: true, ..put("a", "3") }, &mut OneLease).expect("put");
+    assert_eq!(counted(&slice), [1, 1, 0, 1], "the previous value is a range, and the two are a txn");
+    slice.delete_range(&delete("a", "z"), &mut OneLease).expect("deleted");
+    assert_eq!(counted(&slice), [0, 0, 1, 0], "a range of keys is one delete");
+    slice.put(&PutRequest { lease: 5, ..put("a", "") }, &mut OneLease).expect_err("no such lease");
+    assert_eq!(counted(&slice), [0; 4]);
+    let compare = || castd_proto::etcdserverpb::Compare { key: "a".into(), ..Default::default() };
+    let one = TxnRequest { compare: vec![compare()], ..success([Request::RequestPut(put("b", ""))]) };
+    slice.txn(&one, &mut OneLease).expect("done");
+    assert_eq!(counted(&slice), [1, 1, 0, 0], "one comparison and, apart from it, one put");
+    let range = Request::RequestRange(RangeRequest { key: "b".into(), ..RangeRequest::default() });
+    let two = TxnRequest { compare: vec![compare(), compare()], ..success([range, Request::RequestPut(put("b", ""))]) };
+    slice.txn(&two, &mut OneLease).expect("done");
+    assert_eq!(counted(&slice), [3, 1, 0, 2]);
+    slice.delete_keys(&["a".into(), "b".into()]);
+    assert_eq!(counted(&slice), [0, 0, 2, 1]);
+    assert_eq!(slice.counts().put_bytes, 3 + 2 + 1 + 1);
+    slice.commit().expect("written");
+    let (_, counts) = store.view().txn(&success([])).expect("done");
+    assert_eq!(counts, OpCounts::default());
+}
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]

@@ -19,7 +19,7 @@ use castd_proto::etcdserverpb::{
 use crate::ids::{LeaseId, Revision};
 
 use super::{
-    Answer, Leases, MvccError, Slice, StoreError,
+    Answer, Leases, MvccError, OpCounts, Slice, StoreError,
     index::{Span, Version, Walk},
     read::{Reader, Rows},
     slice::header,
@@ -32,6 +32,15 @@ pub(super) struct Path {
     succeeded: bool,
     /// Of the txns nested in that branch, in order.
     nested: Vec<Path>,
+    /// Comparisons made to find that branch.
+    compared: u64,
+}
+
+impl Path {
+    /// Comparisons made, in nested txns, too.
+    pub(super) fn compared(&self) -> u64 {
+        self.compared + self.nested.iter().map(Path::compared).sum::<u64>()
+    }
 }
 
 fn branch<'r>(request: &'r TxnRequest, path: &Path) -> &'r [RequestOp] {
@@ -39,14 +48,15 @@ fn branch<'r>(request: &'r TxnRequest, path: &Path) -> &'r [RequestOp] {
 }
 
 pub(super) fn choose<R: Rows>(reader: &Reader<'_, R>, request: &TxnRequest) -> Result<Path, StoreError> {
-    let mut succeeded = true;
+    let (mut succeeded, mut compared) = (true, 0);
     for compare in &request.compare {
+        compared += 1;
         if !holds(reader, compare)? {
             succeeded = false;
             break;
         }
     }
-    let mut path = Path { succeeded, nested: Vec::new() };
+    let mut path = Path { succeeded, nested: Vec::new(), compared };
     for operation in branch(request, &path) {
         if let Some(Request::RequestTxn(nested)) = &operation.request {
             let nested = choose(reader, nested)?;
@@ -245,7 +255,10 @@ pub(super) fn execute(
     for operation in branch(request, path) {
         let response = match &operation.request {
             Some(Request::RequestRange(_)) if slice.answer() == Answer::Unwanted => continue,
-            Some(Request::RequestRange(range)) => Response::ResponseRange(range_response(&slice.reader(), range)?),
+            Some(Request::RequestRange(range)) => {
+                slice.count_range();
+                Response::ResponseRange(range_response(&slice.reader(), range)?)
+            }
             Some(Request::RequestPut(put)) => {
                 let prev_kv = slice.put_checked(put, leases)?;
                 Response::ResponsePut(PutResponse { header: header(Revision(slice.request_revision())), prev_kv })
@@ -267,7 +280,10 @@ pub(super) fn execute(
 }
 
 /// A txn of reads on a published view.
-pub(super) fn execute_reads<R: Rows>(reader: &Reader<'_, R>, request: &TxnRequest) -> Result<TxnResponse, MvccError> {
+pub(super) fn execute_reads<R: Rows>(
+    reader: &Reader<'_, R>,
+    request: &TxnRequest,
+) -> Result<(TxnResponse, OpCounts), MvccError> {
     let path = choose(reader, request)?;
     check(reader, request, None, &path)?;
     let mut responses = Vec::with_capacity(branch(request, &path).len());
@@ -276,7 +292,10 @@ pub(super) fn execute_reads<R: Rows>(reader: &Reader<'_, R>, request: &TxnReques
         let response = Response::ResponseRange(range_response(reader, range)?);
         responses.push(ResponseOp { response: Some(response) });
     }
-    Ok(TxnResponse { header: header(Revision(reader.current)), succeeded: path.succeeded, responses })
+    let mut counts = OpCounts { ranges: path.compared() + responses.len() as u64, ..OpCounts::default() };
+    counts.end_txn(0);
+    let response = TxnResponse { header: header(Revision(reader.current)), succeeded: path.succeeded, responses };
+    Ok((response, counts))
 }
 
 fn range_response<R: Rows>(reader: &Reader<'_, R>, range: &RangeRequest) -> Result<RangeResponse, MvccError> {

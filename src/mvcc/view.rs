@@ -15,7 +15,7 @@ use castd_proto::{
 use crate::ids::Revision;
 
 use super::{
-    Event, MvccError, REVISION_ROW, RangeOutcome, RowKey, SCHEDULED_ROW, StoreError,
+    Event, MvccError, OpCounts, REVISION_ROW, RangeOutcome, RowKey, SCHEDULED_ROW, StoreError,
     compact::{Epoch, save_revision},
     index::{Span, Tree, Walk},
     read::{Pair, Reader},
@@ -28,7 +28,7 @@ pub struct View {
     pub(super) tree: Tree,
     pub(super) revision: i64,
     pub(super) compacted: i64,
-    pub(super) _epoch: Arc<Epoch>,
+    pub(super) epoch: Arc<Epoch>,
 }
 
 const _: fn() = || {
@@ -66,6 +66,13 @@ impl View {
     /// -1 if nothing was ever compacted.
     pub fn compact_revision(&self) -> Revision {
         Revision(self.compacted)
+    }
+
+    /// How many views of this compaction's epoch there are, this one included: those that keep a later compaction from
+    /// deleting.
+    pub fn pinned(&self) -> usize {
+        // One more is the store's own.
+        Arc::strong_count(&self.epoch).saturating_sub(1)
     }
 
     /// How many keys there are.
@@ -152,8 +159,8 @@ impl View {
         Ok(reader.answer(picks, cursor.keys_only)?)
     }
 
-    /// A txn that is [`read_only`](super::check::read_only).
-    pub fn txn(&self, request: &TxnRequest) -> Result<TxnResponse, MvccError> {
+    /// A txn that is [`read_only`](super::check::read_only), and what it took.
+    pub fn txn(&self, request: &TxnRequest) -> Result<(TxnResponse, OpCounts), MvccError> {
         txn::execute_reads(&self.reader(), request)
     }
 

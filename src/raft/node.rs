@@ -39,7 +39,7 @@ const SLICE_BYTES_MAX: usize = 1 << 20;
 /// Bytes of proposals that are in the log but not committed; what comes beyond waits in the queue.
 const UNCOMMITTED_BYTES_MAX: usize = 32 << 20;
 /// A read whose confirmation was lost (raft-rs drops some silently) is asked again, with a new context.
-const READ_RETRY: Duration = Duration::from_millis(500);
+pub const READ_RETRY: Duration = Duration::from_millis(500);
 
 const _: () = assert!(UNCOMMITTED_BYTES_MAX < 64 << 20, "raft-rs must never be the one who refuses");
 
@@ -107,6 +107,11 @@ pub enum Effect {
     /// These reads may be answered from the published view: it has reached their read index.
     ReadsReady(Vec<RequestId>),
     Failed(RequestId, RaftError),
+    /// Reads have waited for [`READ_RETRY`] and are asked again. Said once in that time.
+    ReadsLate {
+        /// Of the question without an answer; 0 if there is no leader to ask.
+        asked: u64,
+    },
     StatusChanged(Status),
     /// Raft accepted a snapshot from the leader: state and log are to be replaced by it.
     InstallSnapshot {
@@ -187,6 +192,7 @@ pub struct Node {
     reads_new: Vec<WaitingRead>,
     read_round: Option<ReadRound>,
     read_counter: u64,
+    reads_late_told: Duration,
     /// Confirmed reads that wait for their index to be applied, ascending.
     reads_confirmed: VecDeque<(u64, Vec<WaitingRead>)>,
     status: Option<Status>,
@@ -237,6 +243,7 @@ impl Node {
             reads_new: Vec::new(),
             read_round: None,
             read_counter: 0,
+            reads_late_told: Duration::ZERO,
             reads_confirmed: VecDeque::new(),
             status: None,
             hard_state_unsaved: None,
@@ -257,6 +264,15 @@ impl Node {
             is_learner: !raft.promotable() && raft.prs().conf().learners().contains(&raft.id),
             committed: LogIndex(raft.raft_log.committed),
         }
+    }
+
+    pub fn id(&self) -> MemberId {
+        self.settings.id
+    }
+
+    /// How long a request may wait.
+    pub fn request_timeout(&self) -> Duration {
+        self.settings.request_timeout
     }
 
     pub fn propose(&mut self, now: Duration, proposal: Proposal) {
@@ -287,6 +303,14 @@ impl Node {
     pub fn read_index(&mut self, now: Duration, request: RequestId) {
         let deadline = now + self.settings.request_timeout;
         self.reads_new.push(WaitingRead { request, deadline });
+    }
+
+    /// `target` is to lead. Nothing comes of it unless this member leads and `target` is another voter; and when `target` does
+    /// not take over within an election time-out, this member leads on. Proposals wait meanwhile.
+    pub fn transfer_leader(&mut self, target: MemberId) {
+        if self.is_leader() {
+            self.raft.transfer_leader(target.0);
+        }
     }
 
     /// A message from a peer. What does not make sense is dropped: raft repeats what matters.
@@ -368,6 +392,7 @@ impl Node {
     /// Closes a batch of events: proposes what is queued, takes what raft has ready, answers who can be answered.
     pub fn settle(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         self.expire(now, effects);
+        self.tell_late_reads(now, effects);
         self.propose_queued(effects);
         self.ask_reads(now);
         while self.log_writes.len() < LOG_WRITES_MAX && self.raft.has_ready() {
@@ -403,7 +428,9 @@ impl Node {
     }
 
     fn propose_queued(&mut self, effects: &mut Vec<Effect>) {
-        if (self.queue.is_empty() && self.membership_queue.is_empty()) || !self.is_leader() {
+        // While leadership moves away raft would refuse them.
+        let is_leading = self.is_leader() && self.raft.raft.lead_transferee.is_none();
+        if (self.queue.is_empty() && self.membership_queue.is_empty()) || !is_leading {
             return;
         }
         let mut may_change_membership = !self.raft.raft.has_pending_conf();
@@ -559,6 +586,16 @@ impl Node {
         }
     }
 
+    fn tell_late_reads(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        // Those of a round come back here when it is given up.
+        let Some(oldest) = self.reads_new.first() else { return };
+        let asked_at = oldest.deadline.saturating_sub(self.settings.request_timeout);
+        if now >= asked_at + READ_RETRY && now >= self.reads_late_told + READ_RETRY {
+            self.reads_late_told = now;
+            effects.push(Effect::ReadsLate { asked: self.read_counter });
+        }
+    }
+
     fn expire(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         let mut failed = |request| effects.push(Effect::Failed(request, RaftError::Timeout));
         for queue in [&mut self.queue, &mut self.membership_queue] {
@@ -602,3 +639,6 @@ fn mix(value: u64) -> u64 {
     let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     value ^ (value >> 31)
 }
+
+#[cfg(test)]
+mod tests;

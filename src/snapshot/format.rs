@@ -1,10 +1,14 @@
 //! The bytes of a portable snapshot, written and read as a stream.
 //!
 //! ```text
-//!   "CASTSNAP" │ version u32 │ frame H │ frame C │ frame C │ … │ frame T │ end of file
+//!   "CASTSNAP" │ version u32 │ frame H │ frame C │ frame C │ … │ frame P, maybe │ frame T │ end of file, or a seal
 //!   frame   =  kind u8 │ length u32 │ CRC32C of kind, length and payload u32 │ payload         numbers little-endian
 //!   H  castdpb.SnapshotHeader     C  castdpb.SnapshotChunk: rows     T  counts, and the SHA-256 of all before the frame
+//!   P  zeros, so that the length is a multiple of 512            seal  the SHA-256 of everything before it, 32 bytes
 //! ```
+//! What clients save with `snapshot save` is padded and sealed: etcd's tools look for a seal where the length leaves 32 when
+//! divided by 512. A member's own files are neither.
+//!
 //! The CRC finds damage before a chunk is used; counts and SHA-256 find what no single chunk can tell: a missing, doubled
 //! or exchanged one. A reader holds one chunk in memory. It trusts no length: memory is taken as bytes arrive. Rows come
 //! in the order they were written in; the format gives them no meaning.
@@ -21,8 +25,14 @@ const MAGIC: &[u8; 8] = b"CASTSNAP";
 pub const VERSION: u32 = 1;
 const HEADER: u8 = b'H';
 const CHUNK: u8 = b'C';
+const PADDING: u8 = b'P';
 const TRAILER: u8 = b'T';
 const FRAME_HEAD_BYTES: usize = 9;
+
+/// What the length of a padded snapshot is a multiple of.
+pub const ALIGNMENT_BYTES: u64 = 512;
+/// The length of a seal.
+pub const SEAL_BYTES: usize = 32;
 
 /// A chunk is written out once its rows are this long.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -45,6 +55,10 @@ pub enum SnapshotError {
     Damaged { offset: u64, detail: &'static str },
     #[error("a row of {bytes} bytes does not fit into a snapshot")]
     RowTooLarge { bytes: usize },
+    #[error(
+        "only {free_bytes} bytes are free on the disk of the data directory, too few to write a snapshot beside the data"
+    )]
+    NoSpace { free_bytes: u64 },
     /// Its content is not what its name or the sender said.
     #[error("the snapshot is another one: {detail}")]
     Unexpected { detail: String },
@@ -67,6 +81,8 @@ pub struct Summary {
     pub bytes: u64,
     /// Of everything before the trailer.
     pub sha256: [u8; 32],
+    /// A seal stands at its end, and fits.
+    pub is_sealed: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -116,10 +132,26 @@ impl<W: Write> SnapshotWriter<W> {
     pub fn finish(mut self) -> Result<(W, Summary), SnapshotError> {
         self.end_chunk()?;
         self.summary.sha256 = self.digest.clone().finalize().into();
-        let Summary { chunks, rows, sha256, .. } = self.summary;
-        self.write_message(TRAILER, &Trailer { chunks, rows, sha256: sha256.to_vec() })?;
+        let trailer = self.trailer();
+        self.write_message(TRAILER, &trailer)?;
         self.out.flush().map_err(failed("write"))?;
         Ok((self.out, self.summary))
+    }
+
+    /// As [`SnapshotWriter::finish`], with a length that is a multiple of [`ALIGNMENT_BYTES`].
+    pub fn finish_padded(mut self) -> Result<(W, Summary), SnapshotError> {
+        self.end_chunk()?;
+        // The length of a trailer depends on the counts, which are final now, and not on the digest's value.
+        let trailer_bytes = FRAME_HEAD_BYTES + self.trailer().encoded_len();
+        let unpadded = self.summary.bytes + (FRAME_HEAD_BYTES + trailer_bytes) as u64;
+        let padding = unpadded.next_multiple_of(ALIGNMENT_BYTES) - unpadded;
+        self.write_frame(PADDING, &mut vec![0; FRAME_HEAD_BYTES + padding as usize])?;
+        self.finish()
+    }
+
+    fn trailer(&self) -> Trailer {
+        let Summary { chunks, rows, sha256, .. } = self.summary;
+        Trailer { chunks, rows, sha256: sha256.to_vec() }
     }
 
     /// Bytes written so far.
@@ -236,8 +268,18 @@ impl<R: Read> SnapshotReader<R> {
         if self.complete {
             return Ok(None);
         }
-        let sha256 = self.digest.clone();
-        let (kind, payload) = self.frame()?;
+        let mut sha256 = self.digest.clone();
+        let (mut kind, mut payload) = self.frame()?;
+        if kind == PADDING {
+            if payload.len() as u64 >= ALIGNMENT_BYTES || payload.iter().any(|byte| *byte != 0) {
+                return Err(self.damaged("the padding is none"));
+            }
+            sha256 = self.digest.clone();
+            (kind, payload) = self.frame()?;
+            if kind != TRAILER {
+                return Err(self.damaged("there is padding in the middle"));
+            }
+        }
         match kind {
             CHUNK => self.rows(payload).map(Some),
             TRAILER => self.end(payload, sha256).map(|()| None),
@@ -274,16 +316,27 @@ impl<R: Read> SnapshotReader<R> {
         if trailer.sha256 != sha256 || trailer.chunks != *chunks || trailer.rows != *rows {
             return Err(self.damaged("the content is not what the trailer says"));
         }
-        let mut more = [0];
-        loop {
-            match self.input.read(&mut more) {
-                Ok(0) => break,
-                Ok(_) => return Err(self.damaged("something follows the trailer")),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => return Err(SnapshotError::Io { operation: "read", source }),
-            }
-        }
+        self.check_seal()?;
         self.complete = true;
+        Ok(())
+    }
+
+    /// After the trailer comes the end, or a seal and the end.
+    fn check_seal(&mut self) -> Result<(), SnapshotError> {
+        let mut rest = Vec::with_capacity(SEAL_BYTES + 1);
+        let read = self.input.by_ref().take(SEAL_BYTES as u64 + 1).read_to_end(&mut rest);
+        read.map_err(failed("read"))?;
+        if rest.is_empty() {
+            return Ok(());
+        }
+        if rest.len() != SEAL_BYTES || !self.summary.bytes.is_multiple_of(ALIGNMENT_BYTES) {
+            return Err(self.damaged("something follows the trailer"));
+        }
+        if *rest != *self.digest.clone().finalize() {
+            return Err(self.damaged("the checksum at its end is that of other data"));
+        }
+        self.summary.bytes += rest.len() as u64;
+        self.summary.is_sealed = true;
         Ok(())
     }
 
@@ -391,6 +444,52 @@ mod tests {
             let bytes = [&start[..keep], &bytes].concat();
             prop_assert!(SnapshotReader::open(&bytes[..]).and_then(SnapshotReader::verify).is_err());
         }
+    }
+
+    /// As a client saves it.
+    fn saved(rows: &Rows) -> Vec<u8> {
+        let mut writer = SnapshotWriter::create(Vec::new(), &header()).unwrap();
+        for (table, key, value) in rows {
+            writer.row(Table::ALL[*table], key, value).unwrap();
+        }
+        let (data, summary) = writer.finish_padded().unwrap();
+        assert_eq!((summary.bytes, summary.bytes % ALIGNMENT_BYTES), (data.len() as u64, 0));
+        let seal = Sha256::digest(&data);
+        [&data[..], &seal].concat()
+    }
+
+    #[test]
+    fn what_a_client_saved_is_read_and_its_length_tells_etcds_tools_of_the_seal() {
+        for rows in 0..600 {
+            let rows: Rows = vec![(1, b"key".to_vec(), vec![7; rows])];
+            let saved = saved(&rows);
+            assert_eq!(saved.len() % 512, 32);
+            assert_eq!(read(&saved).unwrap(), rows);
+            let (_, summary) = SnapshotReader::open(&saved[..]).unwrap().verify().unwrap();
+            assert!(summary.is_sealed);
+        }
+        assert_eq!(read(&saved(&many())).unwrap(), many());
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_truncation_of_a_saved_one_is_found() {
+        let verify = |bytes: &[u8]| SnapshotReader::open(bytes).and_then(SnapshotReader::verify);
+        let saved = saved(&vec![(1, b"key".to_vec(), b"value".to_vec())]);
+        let data = saved.len() - SEAL_BYTES;
+        for at in 0..saved.len() {
+            match verify(&saved[..at]) {
+                // Whole, but for the seal: whoever needs one looks for it.
+                Ok((_, summary)) => assert!(at == data && !summary.is_sealed, "cut at {at}"),
+                Err(error) => assert!(matches!(error, SnapshotError::Damaged { .. }), "cut at {at}: {error}"),
+            }
+            let mut damaged = saved.clone();
+            damaged[at] ^= 1 << (at % 8);
+            assert!(verify(&damaged).is_err(), "byte {at}");
+        }
+        assert!(verify(&[&saved[..], &[0]].concat()).is_err(), "something follows");
+        let other = Sha256::digest(b"other data");
+        let error = verify(&[&saved[..data], &other].concat()).err().unwrap();
+        assert!(error.to_string().ends_with("the checksum at its end is that of other data"), "{error}");
     }
 
     fn many() -> Rows {

@@ -2,13 +2,16 @@
 //!
 //! ```text
 //!   rows of a backend ──▶ format.rs: header, chunks, checksums ──▶ store.rs: snap/<term>-<index>.cast
+//!                                                              └─▶ export.rs: a file without a name, for a client
 //! ```
 //! They bring a new or lagging member up to date, rebuild a lost backend, and convert one backend into another. When one
 //! is taken stands in policy.rs, the Snapshotter's core.
 
+pub mod export;
 pub mod format;
 pub mod policy;
 pub mod store;
 
+pub use export::{Exported, Exporting};
 pub use format::{Row, SnapshotError, SnapshotReader, SnapshotWriter, Summary};
 pub use store::{Incoming, SnapshotFile, SnapshotStore, Taking};

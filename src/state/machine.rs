@@ -9,11 +9,13 @@
 use crate::cast::RequestError;
 use crate::ids::{LeaseId, LogIndex, Revision, Term};
 use crate::lease::{Grant, LeaseTable, LeaseTableError};
+use crate::membership::downgrade::{self, Release};
 use crate::membership::members::Members;
-use crate::mvcc::{Changes, Deleted, MvccError, Slice, Store, StoreError};
+use crate::mvcc::{Changes, Compacted, Deleted, MvccError, OpCounts, Slice, Store, StoreError};
 use crate::state::membership::{self, MembersInSlice, MembershipChanged};
 use crate::state::rows::{self, AppliedPosition};
 use crate::state::{Outcome, View};
+use crate::telemetry::metrics::RequestKind;
 use castd_backend_api::{Backend, BackendError, Table};
 use castd_proto::castdpb::{RaftRequest, raft_request::Op};
 use castd_proto::etcdserverpb as pb;
@@ -55,8 +57,25 @@ pub struct Applied {
     pub changes: Vec<Changes>,
     /// The store was compacted up to here.
     pub compacted: Option<Revision>,
+    /// Each compaction, with the store as it was before.
+    pub compactions: Vec<Compacted>,
     pub leases: Vec<LeaseChange>,
     pub membership: Vec<MembershipChanged>,
+    pub counts: OpCounts,
+}
+
+/// Told of each step as it is done, by somebody who has a clock.
+pub trait Observer {
+    /// The entry at this place of the slice was applied; `kind` is `None` for those that are not requests.
+    fn applied(&mut self, place: usize, kind: Option<RequestKind>, outcome: &Result<Outcome, RequestError>);
+    /// The slice has been written to the backend.
+    fn written(&mut self);
+}
+
+/// Nobody wants to know.
+impl Observer for () {
+    fn applied(&mut self, _: usize, _: Option<RequestKind>, _: &Result<Outcome, RequestError>) {}
+    fn written(&mut self) {}
 }
 
 pub struct Machine {
@@ -65,6 +84,7 @@ pub struct Machine {
     members: Arc<Members>,
     conf_state: ConfState,
     cluster_version: Option<String>,
+    downgrade: Option<String>,
     applied: AppliedPosition,
     backend: Arc<dyn Backend>,
 }
@@ -88,6 +108,7 @@ impl Machine {
             members: Arc::new(members),
             conf_state,
             cluster_version: rows::read_cluster_version(backend.as_ref())?,
+            downgrade: rows::read_downgrade(backend.as_ref())?,
             applied: AppliedPosition::read(backend.as_ref())?,
             store,
             backend,
@@ -103,6 +124,7 @@ impl Machine {
             members: Arc::clone(&self.members),
             conf_state: self.conf_state.clone(),
             cluster_version: self.cluster_version.clone(),
+            downgrade: self.downgrade.clone(),
             backend: Arc::clone(&self.backend),
         }
     }
@@ -132,22 +154,33 @@ impl Machine {
     /// # Errors
     /// When the backend fails or an entry cannot be read: the member has to end.
     pub fn apply(&mut self, entries: &[Entry]) -> Result<Applied, StateError> {
+        self.apply_observed(entries, &mut ())
+    }
+
+    /// As [`Machine::apply`], and tells `observer` what is done when.
+    ///
+    /// # Errors
+    /// As [`Machine::apply`].
+    pub fn apply_observed(&mut self, entries: &[Entry], observer: &mut dyn Observer) -> Result<Applied, StateError> {
         let mut applied = Applied::default();
         applied.outcomes.reserve(entries.len());
         let mut slice = self.store.begin();
-        for entry in entries {
+        for (place, entry) in entries.iter().enumerate() {
+            let mut kind = None;
             assert_eq!(entry.index, self.applied.index.0 + 1, "entries are applied in order, each once");
             let outcome = match entry.get_entry_type() {
                 EntryType::EntryNormal if entry.data.is_empty() => Ok(Outcome::Done),
                 EntryType::EntryNormal => {
                     let request = RaftRequest::decode(entry.data.clone())
                         .map_err(|source| StateError::BadEntry { index: entry.index, source })?;
+                    kind = request.op.as_ref().and_then(kind_of);
                     let mut step = Step {
                         entry: AppliedPosition { index: LogIndex(entry.index), term: Term(entry.term) },
                         slice: &mut slice,
                         leases: &mut self.leases,
                         members: &mut self.members,
                         cluster_version: &mut self.cluster_version,
+                        downgrade: &mut self.downgrade,
                         applied: &mut applied,
                     };
                     step.carry_out(request)?
@@ -164,12 +197,15 @@ impl Machine {
                     None => Ok(Outcome::Done),
                 },
             };
+            observer.applied(place, kind, &outcome);
             applied.outcomes.push(outcome);
             self.applied = AppliedPosition { index: LogIndex(entry.index), term: Term(entry.term) };
         }
         self.applied.put(slice.batch());
         applied.changes = slice.take_changes();
+        applied.counts = slice.counts();
         slice.commit()?;
+        observer.written();
         Ok(applied)
     }
 
@@ -200,6 +236,23 @@ impl Machine {
     }
 }
 
+/// What metrics call a request; `None` for what they do not tell apart.
+fn kind_of(op: &Op) -> Option<RequestKind> {
+    Some(match op {
+        Op::Put(_) => RequestKind::Put,
+        Op::DeleteRange(_) => RequestKind::DeleteRange,
+        Op::Txn(_) => RequestKind::Txn,
+        Op::Compact(_) => RequestKind::Compaction,
+        Op::LeaseGrant(_) => RequestKind::LeaseGrant,
+        Op::LeaseRevoke(_) | Op::LeaseExpire(_) => RequestKind::LeaseRevoke,
+        Op::LeaseCheckpoint(_) => RequestKind::LeaseCheckpoint,
+        Op::MemberAttributes(_) => RequestKind::ClusterMemberAttrSet,
+        Op::ClusterVersion(_) => RequestKind::ClusterVersionSet,
+        Op::Alarm(_) => RequestKind::Alarm,
+        Op::Downgrade(_) => RequestKind::DowngradeInfoSet,
+    })
+}
+
 /// One entry in the middle of a slice.
 struct Step<'a, 's> {
     entry: AppliedPosition,
@@ -207,6 +260,7 @@ struct Step<'a, 's> {
     leases: &'a mut LeaseTable,
     members: &'a mut Arc<Members>,
     cluster_version: &'a mut Option<String>,
+    downgrade: &'a mut Option<String>,
     applied: &'a mut Applied,
 }
 
@@ -253,6 +307,7 @@ impl Step<'_, '_> {
                 *self.cluster_version = Some(version.version);
                 Ok(Outcome::Done)
             }
+            Op::Downgrade(asked) => return Ok(self.downgrade(&asked)),
             // No member of this release proposes one.
             Op::Alarm(_) => return Ok(Err(RequestError::NotYet("castd does not have alarms yet"))),
         };
@@ -265,6 +320,7 @@ impl Step<'_, '_> {
 
     fn compact(&mut self, compact: &pb::CompactionRequest) -> Result<Outcome, MvccError> {
         let place = self.applied.outcomes.len();
+        let view = self.slice.view();
         let compacted = self.slice.compact(Revision(compact.revision));
         if compact.physical {
             // Also after Compacted: whoever asks for the physical part waits for the earlier ones.
@@ -272,6 +328,7 @@ impl Step<'_, '_> {
         }
         let answer = compacted?;
         self.applied.compacted = Some(Revision(compact.revision));
+        self.applied.compactions.push(Compacted { revision: Revision(compact.revision), view });
         Ok(Outcome::Compact(answer))
     }
 
@@ -292,6 +349,20 @@ impl Step<'_, '_> {
         self.slice.delete_keys(&keys);
         self.applied.leases.push(LeaseChange::Revoked { lease });
         Ok(Ok(Outcome::LeaseRevoke(pb::LeaseRevokeResponse { header: Some(self.header()) })))
+    }
+
+    /// Looked at again here: of two that were begun at once, one is.
+    fn downgrade(&mut self, asked: &pb::DowngradeInfo) -> Result<Outcome, RequestError> {
+        let target = if asked.enabled {
+            let target = Release::parse(&asked.target_version)?;
+            downgrade::check(self.cluster_version.as_deref(), self.downgrade.as_deref(), target)?;
+            Some(target.to_string())
+        } else {
+            None
+        };
+        rows::put_downgrade(self.slice.batch(), target.as_deref());
+        *self.downgrade = target;
+        Ok(Outcome::Done)
     }
 
     fn header(&self) -> pb::ResponseHeader {

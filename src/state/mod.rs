@@ -8,13 +8,15 @@
 //!
 //! Deterministic: the same entries give the same state and the same outcomes on every member.
 
+mod hash;
 mod machine;
 mod membership;
 pub mod portable;
 mod rows;
 mod view;
 
-pub use machine::{Applied, LeaseChange, Machine, StateError};
+pub use hash::hash;
+pub use machine::{Applied, LeaseChange, Machine, Observer, StateError};
 pub use membership::{MembershipChanged, membership_entry};
 pub use rows::AppliedPosition;
 pub use view::View;

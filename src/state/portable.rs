@@ -2,21 +2,25 @@
 //!
 //! ```text
 //!   View ──take──▶ snap/<term>-<index>.cast ──fill──▶ an empty backend
+//!      └──export──▶ a file without a name ──▶ a client, who may bring it back
 //! ```
 
 use crate::mvcc::StoreError;
 use crate::raft::terms::LogPosition;
-use crate::snapshot::{SnapshotError, SnapshotFile, SnapshotStore};
+use crate::snapshot::{Exported, Exporting, SnapshotError, SnapshotFile, SnapshotStore};
 use crate::state::View;
 use crate::state::rows;
 use castd_backend_api::{Backend, BackendError, Op, Table, WriteBatch};
 use castd_proto::castdpb::SnapshotHeader;
 use std::ops::ControlFlow;
+use std::path::Path;
 
 /// Snapshots kept in `snap/`: the newest, and one in case it turns out to be damaged.
 const KEPT: usize = 2;
 /// Rows are written to a backend in batches of so many bytes.
 const BATCH_BYTES: usize = 4 << 20;
+/// Whether an export is still wanted is asked whenever so much has been written.
+const ASK_EVERY_BYTES: u64 = 1 << 20;
 const FORMAT: u32 = 1;
 
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +31,9 @@ pub enum PortableError {
     Backend(#[from] BackendError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Nobody waits for it any more.
+    #[error("the snapshot was abandoned")]
+    Abandoned,
 }
 
 /// Writes the state as of `view`; durable, and older ones removed, on return.
@@ -34,36 +41,79 @@ pub enum PortableError {
 /// # Errors
 /// When the disk or the backend fails.
 pub fn take(store: &mut SnapshotStore, view: &View) -> Result<LogPosition, PortableError> {
-    let position = LogPosition { index: view.applied, term: view.term };
-    let header = SnapshotHeader {
+    take_timed(store, view, &mut || ())
+}
+
+/// As [`take`]; calls `is_written` between writing and making durable.
+///
+/// # Errors
+/// As [`take`].
+pub fn take_timed(
+    store: &mut SnapshotStore,
+    view: &View,
+    is_written: &mut dyn FnMut(),
+) -> Result<LogPosition, PortableError> {
+    let mut taking = store.take(&header(view))?;
+    write_rows(view, |table, key, value| Ok(taking.writer().row(table, key, value)?))?;
+    is_written();
+    taking.finish()?;
+    store.keep(KEPT)?;
+    Ok(LogPosition { index: view.applied, term: view.term })
+}
+
+/// Writes the state as of `view` into a file without a name in `dir`. `is_wanted` is asked now and then.
+///
+/// # Errors
+/// When the disk or the backend fails, the disk is nearly full, or nobody wants it any more.
+pub fn export(dir: &Path, view: &View, is_wanted: &dyn Fn() -> bool) -> Result<Exported, PortableError> {
+    let mut exporting = Exporting::begin(dir, &header(view))?;
+    let mut asked_at = 0;
+    write_rows(view, |table, key, value| {
+        exporting.writer().row(table, key, value)?;
+        let written = exporting.writer().bytes();
+        if written >= asked_at + ASK_EVERY_BYTES {
+            asked_at = written;
+            exporting.look_at_disk()?;
+            if !is_wanted() {
+                return Err(PortableError::Abandoned);
+            }
+        }
+        Ok(())
+    })?;
+    Ok(exporting.finish()?)
+}
+
+fn header(view: &View) -> SnapshotHeader {
+    SnapshotHeader {
         format: FORMAT,
-        index: position.index.0,
-        term: position.term.0,
+        index: view.applied.0,
+        term: view.term.0,
         conf_state: Some(rows::conf_state_row(&view.conf_state)),
         revision: view.mvcc.revision().0,
         compact_revision: view.mvcc.compact_revision().0,
         ..Default::default()
-    };
-    let mut taking = store.take(&header)?;
+    }
+}
+
+/// Every row that `view` stands for.
+fn write_rows(
+    view: &View,
+    mut write: impl FnMut(Table, &[u8], &[u8]) -> Result<(), PortableError>,
+) -> Result<(), PortableError> {
     for op in rows::snapshot_rows(view) {
         if let Op::Put { table, key, value } = op {
-            taking.writer().row(table, &key, &value)?;
+            write(table, &key, &value)?;
         }
     }
     let mut failed = None;
-    view.mvcc.scan_rows(&mut |key, value| match taking.writer().row(Table::Kv, key, value) {
+    view.mvcc.scan_rows(&mut |key, value| match write(Table::Kv, key, value) {
         Ok(()) => ControlFlow::Continue(()),
         Err(error) => {
             failed = Some(error);
             ControlFlow::Break(())
         }
     })?;
-    if let Some(error) = failed {
-        return Err(error.into());
-    }
-    taking.finish()?;
-    store.keep(KEPT)?;
-    Ok(position)
+    failed.map_or(Ok(()), Err)
 }
 
 /// Fills an empty backend from a snapshot. The applied index is written last: a crash before that leaves a backend that

@@ -6,6 +6,7 @@
 //! | Meta   | `conf_state`        | `castdpb.ConfStateRow`                          |
 //! | Meta   | `cluster_version`   | text                                            |
 //! | Meta   | `members_changed`   | index of the last change, 8 bytes, big-endian    |
+//! | Meta   | `downgrade`         | text: the target; only while one is under way   |
 //! | Member | id, 8 bytes         | `etcdserverpb.Member`, empty if removed for good |
 //! | Lease  | see `lease`         | `castdpb.LeaseRow`                              |
 //!
@@ -26,6 +27,7 @@ const APPLIED: &[u8] = b"applied";
 const CONF_STATE: &[u8] = b"conf_state";
 const CLUSTER_VERSION: &[u8] = b"cluster_version";
 const MEMBERS_CHANGED: &[u8] = b"members_changed";
+const DOWNGRADE: &[u8] = b"downgrade";
 
 /// Index and term of the last applied entry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,6 +70,11 @@ impl AppliedPosition {
     }
 }
 
+/// Whether this is the row of [`AppliedPosition`].
+pub fn is_position(table: Table, key: &[u8]) -> bool {
+    table == Table::Meta && key == APPLIED
+}
+
 pub fn conf_state_row(conf_state: &ConfState) -> ConfStateRow {
     ConfStateRow {
         voters: conf_state.voters.clone(),
@@ -100,7 +107,22 @@ pub fn put_cluster_version(batch: &mut WriteBatch, version: &str) {
 }
 
 pub fn read_cluster_version(backend: &dyn Backend) -> Result<Option<String>, StateError> {
-    let row = backend.get(Table::Meta, CLUSTER_VERSION)?;
+    read_text(backend, CLUSTER_VERSION)
+}
+
+pub fn put_downgrade(batch: &mut WriteBatch, target: Option<&str>) {
+    match target {
+        Some(target) => batch.put(Table::Meta, DOWNGRADE, target.to_owned().into_bytes()),
+        None => batch.delete(Table::Meta, DOWNGRADE),
+    }
+}
+
+pub fn read_downgrade(backend: &dyn Backend) -> Result<Option<String>, StateError> {
+    read_text(backend, DOWNGRADE)
+}
+
+fn read_text(backend: &dyn Backend, key: &[u8]) -> Result<Option<String>, StateError> {
+    let row = backend.get(Table::Meta, key)?;
     let text = row.map(|row| String::from_utf8(row.to_vec())).transpose();
     text.map_err(|_| StateError::BadRow { table: Table::Meta })
 }
@@ -158,6 +180,9 @@ pub fn snapshot_rows(view: &View) -> Vec<Op> {
         put_cluster_version(&mut batch, version);
     }
     put_members_changed(&mut batch, view.members.changed_at());
+    if let Some(target) = &view.downgrade {
+        put_downgrade(&mut batch, Some(target));
+    }
     for row in view.members.rows() {
         put_member(&mut batch, &row);
     }

@@ -20,6 +20,8 @@ pub struct View {
     pub conf_state: ConfState,
     /// `None` until the first leader has set one.
     pub cluster_version: Option<String>,
+    /// The release that the cluster is on its way back to.
+    pub downgrade: Option<String>,
     pub(super) backend: Arc<dyn Backend>,
 }
 

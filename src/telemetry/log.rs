@@ -4,17 +4,19 @@
 //!   any thread: level ▸ sampling ▸ encode one line ▸ queue (slog-async) ─▶ thread "log" ─▶ every output
 //! ```
 //! - `encode`: the line: JSON or tab separated, with etcd's keys.
-//! - `sampling`: the first 100 equal messages of a second, then every 100th; warnings and above always.
-//! - `queue`: overflow drops info and below, and says how many; warnings wait for room. The guard drains it.
+//! - `sampling`: the first 100 equal messages of a second, then every 100th.
+//! - `queue`: nobody waits for it; what finds no room is dropped and counted, info first. The guard drains it.
 //! - `output`: where lines go.
 //! - `bridge`: lines of libraries that speak `log` or `tracing`.
 //!
-//! It does not rotate files: logrotate's `copytruncate` works, because files are opened for appending.
+//! - `rotate`: a file that is set aside when it is full. Without it, logrotate's `copytruncate` works, because files are
+//!   opened for appending.
 
 mod bridge;
 mod encode;
 mod output;
 mod queue;
+mod rotate;
 mod sampling;
 
 use std::io;
@@ -26,6 +28,7 @@ use slog::{Drain, Level, Logger, Never, OwnedKVList, Record};
 
 use self::output::Outputs;
 use self::queue::{Queue, QueueGuard, Shared};
+pub use self::rotate::LogRotation;
 use self::sampling::Sampler;
 use super::clock::Clock;
 
@@ -36,11 +39,18 @@ pub struct LogSettings {
     pub format: LogFormat,
     /// `default`, `stderr`, `stdout`, `systemd/journal` or paths; `/dev/null` among them silences all.
     pub outputs: Vec<String>,
+    /// Of the one file among the outputs.
+    pub rotation: Option<LogRotation>,
 }
 
 impl Default for LogSettings {
     fn default() -> Self {
-        Self { level: LogLevel::default(), format: LogFormat::Json, outputs: vec!["default".to_owned()] }
+        Self {
+            level: LogLevel::default(),
+            format: LogFormat::Json,
+            outputs: vec!["default".to_owned()],
+            rotation: None,
+        }
     }
 }
 
@@ -119,19 +129,32 @@ pub enum LogError {
 /// [`LogError`] when an output cannot be opened or the outputs contradict each other.
 pub fn start(settings: &LogSettings) -> Result<(Logger, LogGuard), LogError> {
     let clock = Clock::start();
-    let shared = Arc::new(Shared::new(Outputs::open(&settings.outputs)?, settings.format, clock));
+    let shared =
+        Arc::new(Shared::new(Outputs::open(&settings.outputs, settings.rotation, clock)?, settings.format, clock));
     let (queue, guard) = Queue::start(Arc::clone(&shared));
     let front = Front { level: settings.level.0, format: settings.format, clock, sampler: Sampler::new(), queue };
     let logger = Logger::root(front, slog::o!());
     bridge::install(&logger, settings.level.0);
-    Ok((logger, LogGuard { _queue: guard, flusher: LogFlusher(shared) }))
+    Ok((logger, LogGuard { queue: Some(guard), flusher: LogFlusher(shared) }))
 }
 
 /// Writes out everything that is queued when dropped. Lines logged after that are written by their callers.
 #[must_use = "dropping the guard ends the log thread"]
 pub struct LogGuard {
-    _queue: QueueGuard,
+    queue: Option<QueueGuard>,
     flusher: LogFlusher,
+}
+
+/// How long the end of the process may wait for an output that takes nothing.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        if !self.flusher.flush(DRAIN_LIMIT) {
+            // Its thread may be stuck for ever; it ends with the process.
+            std::mem::forget(self.queue.take());
+        }
+    }
 }
 
 impl LogGuard {
@@ -154,6 +177,12 @@ impl LogFlusher {
     }
 }
 
+/// A point in time as lines show it.
+#[must_use]
+pub fn timestamp(time: std::time::SystemTime) -> String {
+    encode::timestamp(time)
+}
+
 /// What runs on the caller's thread.
 struct Front {
     level: Level,
@@ -172,7 +201,7 @@ impl Drain for Front {
         if !level.is_at_least(self.level) {
             return Ok(());
         }
-        if !level.is_at_least(Level::Warning) && !self.sampler.admits(self.clock.now(), level, record.msg()) {
+        if level != Level::Critical && !self.sampler.admits(self.clock.now(), level, record.msg()) {
             return Ok(());
         }
         encode::with_line(self.format, self.clock.wall(), record, values, |line| self.queue.push(level, line));
@@ -198,6 +227,7 @@ mod tests {
             level: level.parse().expect("a level"),
             format,
             outputs: vec![path.to_str().expect("a path").to_owned()],
+            rotation: None,
         }
     }
 
@@ -252,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_messages_are_sampled_below_warning_only() {
+    fn equal_messages_are_sampled_on_each_level() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("castd.log");
         let (logger, guard) = start(&settings(&path, "info", LogFormat::Json)).expect("logging");
@@ -262,9 +292,10 @@ mod tests {
         }
         drop(guard);
         let of = |level: &str| lines(&path).iter().filter(|line| line["level"] == level).count();
-        assert_eq!(of("warn"), 1000);
         // 100 + 9 within one second; a second that ends during the test begins a new count.
-        assert!((109..1000).contains(&of("info")), "{}", of("info"));
+        for level in ["info", "warn"] {
+            assert!((109..1000).contains(&of(level)), "{level}: {}", of(level));
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@
 mod clients;
 mod families;
 mod grpc;
-mod process;
+pub mod process;
 mod requests;
 
 use std::ops::Deref;
@@ -26,8 +26,8 @@ use prometheus::{Registry, TextEncoder};
 
 pub use self::clients::ClientVersions;
 pub use self::families::{
-    AuthMetrics, DiskMetrics, HandlerMetrics, HealthMetrics, LeaseMetrics, MvccMetrics, NetworkMetrics, ProxyMetrics,
-    ServerMetrics, SnapshotMetrics, StoreMetrics, WatchMetrics,
+    AuthMetrics, CastdMetrics, DiskMetrics, HandlerMetrics, HealthMetrics, LeaseMetrics, MvccMetrics, NetworkMetrics,
+    ProxyMetrics, ServerMetrics, SnapshotMetrics, WatchMetrics,
 };
 pub use self::grpc::{GrpcMetrics, RpcMetrics};
 use self::process::ProcessMetrics;
@@ -46,6 +46,14 @@ pub enum MetricsLevel {
     Extensive,
 }
 
+/// What `castd_build_info` says.
+#[derive(Clone, Copy, Debug)]
+pub struct Build<'a> {
+    /// Of castd.
+    pub version: &'a str,
+    pub storage: &'a str,
+}
+
 /// All metrics of this member. Clones are handles to the same ones.
 #[derive(Clone)]
 pub struct Metrics(Arc<Families>);
@@ -62,8 +70,7 @@ pub struct Families {
     pub watch: WatchMetrics,
     pub lease: LeaseMetrics,
     pub auth: AuthMetrics,
-    /// The v2 store.
-    pub store: StoreMetrics,
+    pub castd: CastdMetrics,
     pub grpc: GrpcMetrics,
     pub clients: ClientVersions,
     pub requests: RequestMetrics,
@@ -99,7 +106,7 @@ impl Metrics {
             watch: WatchMetrics::register(&registry),
             lease: LeaseMetrics::register(&registry),
             auth: AuthMetrics::register(&registry),
-            store: StoreMetrics::register(&registry),
+            castd: CastdMetrics::register(&registry),
             grpc: GrpcMetrics::register(&registry, level),
             clients: ClientVersions::register(&registry),
             requests: RequestMetrics::register(&registry),
@@ -111,7 +118,8 @@ impl Metrics {
     }
 
     /// Says who this member is. `version` is the etcd version we speak; runtime dashboards want a name for the runtime.
-    pub fn identify(&self, member: MemberId, version: &str) {
+    pub fn identify(&self, member: MemberId, version: &str, build: Build<'_>) {
+        self.castd.build_info.with_label_values(&[build.version, build.storage]).set(1);
         self.server.id.with_label_values(&[&member.to_string()]).set(1);
         self.server.version.with_label_values(&[version]).set(1);
         self.server.go_version.with_label_values(&["rust"]).set(1);
@@ -186,9 +194,6 @@ mod tests {
         "etcd_snap_db_fsync_duration_seconds histogram 0.001 8.192 14",
         "etcd_snap_db_save_total_duration_seconds histogram 0.1 51.2 10",
         "etcd_debugging_auth_revision gauge",
-        "etcd_debugging_disk_backend_commit_rebalance_duration_seconds histogram 0.001 8.192 14",
-        "etcd_debugging_disk_backend_commit_spill_duration_seconds histogram 0.001 8.192 14",
-        "etcd_debugging_disk_backend_commit_write_duration_seconds histogram 0.001 8.192 14",
         "etcd_debugging_lease_granted_total counter",
         "etcd_debugging_lease_revoked_total counter",
         "etcd_debugging_lease_renewed_total counter",
@@ -212,11 +217,7 @@ mod tests {
         "etcd_debugging_mvcc_db_compaction_total_duration_milliseconds histogram 100 819200 14",
         "etcd_debugging_mvcc_db_compaction_keys_total counter",
         "etcd_debugging_mvcc_db_compaction_last gauge",
-        "etcd_debugging_snap_save_marshalling_duration_seconds histogram 0.001 8.192 14",
         "etcd_debugging_snap_save_total_duration_seconds histogram 0.001 8.192 14",
-        "etcd_debugging_store_expires_total counter",
-        "etcd_debugging_store_watch_requests_total counter",
-        "etcd_debugging_store_watchers gauge",
         "etcd_grpc_proxy_watchers_coalescing_total gauge",
         "etcd_grpc_proxy_events_coalescing_total counter",
         "etcd_grpc_proxy_cache_keys_total gauge",
@@ -266,7 +267,7 @@ mod tests {
     #[test]
     fn families_with_labels_show_once_used() {
         let metrics = Metrics::new(MetricsLevel::Basic);
-        metrics.identify(MemberId(0x8e9e_05c5), "3.7.1");
+        metrics.identify(MemberId(0x8e9e_05c5), "3.7.1", Build { version: "0.1.0", storage: "sled" });
         metrics.set_cluster_version("3.6");
         metrics.set_cluster_version("3.7");
         metrics.requests.served(RequestKind::Put, true, Duration::from_millis(3));
@@ -277,6 +278,7 @@ mod tests {
         let text = metrics.render();
         for line in [
             "etcd_server_id{server_id=\"8e9e05c5\"} 1",
+            "castd_build_info{storage=\"sled\",version=\"0.1.0\"} 1",
             "etcd_server_version{server_version=\"3.7.1\"} 1",
             "etcd_cluster_version{cluster_version=\"3.7\"} 1",
             "etcd_server_request_duration_seconds_bucket{success=\"true\",type=\"Put\",le=\"0.004\"} 1",

@@ -13,4 +13,5 @@
 pub mod clock;
 pub mod log;
 pub mod metrics;
+pub mod request_text;
 pub mod trace;

@@ -122,8 +122,6 @@ pub struct Stats {
     pub watchers: usize,
     /// Watchers that are not in sync.
     pub lagging: usize,
-    /// Events handed to streams since the start, counted once for each watcher.
-    pub events_total: u64,
 }
 
 enum State {
@@ -177,7 +175,6 @@ pub struct Hub {
     progress_due: BTreeSet<(Duration, StreamId)>,
     random: u64,
     lagging: usize,
-    events_total: u64,
 }
 
 impl Hub {
@@ -211,17 +208,11 @@ impl Hub {
             progress_due: BTreeSet::new(),
             random: seed,
             lagging: 0,
-            events_total: 0,
         }
     }
 
     pub fn stats(&self) -> Stats {
-        Stats {
-            streams: self.streams.len(),
-            watchers: self.watchers.len() - self.free.len(),
-            lagging: self.lagging,
-            events_total: self.events_total,
-        }
+        Stats { streams: self.streams.len(), watchers: self.watchers.len() - self.free.len(), lagging: self.lagging }
     }
 
     /// `now` is the time since an arbitrary start and never goes back.
@@ -398,14 +389,12 @@ fn send(
     delivery: &Arc<Delivery>,
     revision: Revision,
     streams: &mut Streams,
-    events_total: &mut u64,
     effects: &mut Vec<Effect>,
 ) -> ControlFlow<()> {
     if !streams.has_room(watcher.stream) {
         return ControlFlow::Break(());
     }
     watcher.quiet = false;
-    *events_total += delivery.events().len() as u64;
     let body = ReplyBody::Events { delivery: delivery.clone(), prev_kv: watcher.prev_kv, fragment: watcher.fragment };
     streams.push(watcher.stream, Reply { watch_id: watcher.watch_id, revision, body }, effects);
     ControlFlow::Continue(())

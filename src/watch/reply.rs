@@ -59,6 +59,14 @@ pub struct Frame {
 }
 
 impl Reply {
+    /// How many events it tells of.
+    pub fn events(&self) -> usize {
+        match &self.body {
+            ReplyBody::Events { delivery, .. } => delivery.events().len(),
+            _ => 0,
+        }
+    }
+
     /// What the reply counts against its stream's window. The edge gives back the same number once it is sent.
     pub fn charged_bytes(&self) -> usize {
         REPLY_OVERHEAD_BYTES

@@ -5,6 +5,7 @@
 //!   etcdctl/        Debian's etcdctl 3.4 and what it prints
 //!   kv/ watch/      the v3 API through the etcd-client crate and, for what that cannot say, plain gRPC
 //!   lease.rs …
+//!   maintenance/    snapshot, defragment, hashes, leadership, downgrade
 //!   restart.rs      what is still there after a stop and after a kill
 //!   durability/     the same a hundred times over, under load
 //!   fsync.rs        a disk that fails
@@ -26,6 +27,7 @@ mod fsync;
 mod http;
 mod kv;
 mod lease;
+mod maintenance;
 mod members;
 mod membership;
 mod process;

@@ -292,6 +292,7 @@ impl World {
                         "there are only learners to write to"
                     );
                 }
+                Effect::ReadsLate { .. } => {}
                 Effect::InstallSnapshot { .. } => panic!("a lone member has nobody to get a snapshot from"),
             }
         }

@@ -29,7 +29,7 @@ impl Election for Edge {
     }
 
     async fn observe(&self, request: Request<pb::LeaderRequest>) -> Result<Response<Self::ObserveStream>, Status> {
-        self.unary(Rpc::ElectionObserve, request, |_, _| async { Err(RequestError::NotYet(NOT_YET)) }).await
+        self.server_stream(Rpc::ElectionObserve, request, |_, _| async { Err(RequestError::NotYet(NOT_YET)) }).await
     }
 
     async fn resign(&self, request: Request<pb::ResignRequest>) -> Result<Response<pb::ResignResponse>, Status> {

@@ -3,6 +3,7 @@
 //! Writes go through raft; reads wait for a read index unless they are serializable, and then read the published view
 //! without queueing behind any write.
 
+use crate::api::call_notes::{self, Asked};
 use crate::api::grpc::{Admitted, Edge, mismatch, range_stream, span};
 use crate::cast::{Cast, RequestError};
 use crate::mvcc::check;
@@ -26,9 +27,14 @@ impl Kv for Edge {
         self.unary(Rpc::KvRange, request, |mut admitted, range| async move {
             check::range(&range)?;
             admitted.describe("range", |request| span::range(request, &range));
+            call_notes::note_asked(|| Asked::Range(range.clone()));
             let view = view_for(&self.cast, &admitted, range.serializable).await?;
+            let agreed = self.clock.now();
+            call_notes::note_agreement(agreed);
             self.metrics.mvcc.range.inc();
-            read_range(view, range, &self.cast).await
+            let answer = read_range(view, range, &self.cast).await;
+            self.metrics.requests.ranged(answer.is_ok(), self.clock.now().saturating_sub(agreed));
+            answer
         })
         .await
     }
@@ -37,7 +43,7 @@ impl Kv for Edge {
         &self,
         request: Request<pb::RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
-        self.unary(Rpc::KvRangeStream, request, |mut admitted, range| async move {
+        self.server_stream(Rpc::KvRangeStream, request, |mut admitted, range| async move {
             check::range(&range)?;
             check_streamable(&range)?;
             admitted.describe("range_streaming", |request| span::range(request, &range));
@@ -86,7 +92,13 @@ impl Kv for Edge {
             admitted.describe("txn", |request| span::txn(request, &txn));
             let mut answer = if check::read_only(&txn) {
                 let view = view_for(&self.cast, &admitted, check::serializable(&txn)).await?;
-                view.mvcc.txn(&txn)?
+                call_notes::note_agreement(self.clock.now());
+                let answered = view.mvcc.txn(&txn);
+                call_notes::note_asked(|| Asked::ReadOnlyTxn(txn));
+                let (answer, counts) = answered?;
+                self.metrics.mvcc.range.inc_by(counts.ranges);
+                self.metrics.mvcc.txn.inc_by(counts.txns);
+                answer
             } else {
                 match self.cast.replicate(&admitted.permit, Op::Txn(txn), admitted.span()).await? {
                     Outcome::Txn(answer) => answer,

@@ -21,6 +21,7 @@ use castd_proto::etcdserverpb as pb;
 use castd_proto::etcdserverpb::lease_server::Lease;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{self, BoxStream, FuturesOrdered, StreamExt};
+use prost::Message as _;
 use std::future::poll_fn;
 use std::time::UNIX_EPOCH;
 use tokio::sync::oneshot;
@@ -234,23 +235,25 @@ impl KeepAlives {
                 Some(answer) = self.under_way.next() => {
                     return Some(match answer {
                         Ok(answer) => {
-                            self.call.sent();
+                            self.call.sent(answer.encoded_len());
                             Ok(answer)
                         }
                         Err(error) => Err(self.call.fail(error)),
                     });
                 }
                 request = self.requests.message(), if may_read => match request {
-                    Ok(Some(request)) => self.begin(LeaseId(request.id)),
+                    Ok(Some(request)) => {
+                        self.call.received(request.encoded_len());
+                        self.begin(LeaseId(request.id));
+                    }
                     Ok(None) => self.is_read = true,
-                    Err(status) => return Some(Err(self.call.fail(status))),
+                    Err(status) => return Some(Err(self.call.fail_to_receive(status))),
                 },
             }
         }
     }
 
     fn begin(&mut self, lease: LeaseId) {
-        self.call.received();
         let edge = self.call.edge.clone();
         let permit = self.call.admitted.permit.clone();
         // Taken before the renewal, so that its revision is not later than that.

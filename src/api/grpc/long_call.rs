@@ -79,12 +79,27 @@ impl LongCall {
         Poll::Pending
     }
 
-    pub fn received(&self) {
-        self.edge.metrics.grpc.of(self.rpc).received.inc();
+    pub fn received(&self, bytes: usize) {
+        self.edge.received(self.edge.metrics.grpc.of(self.rpc), bytes);
     }
 
-    pub fn sent(&self) {
-        self.edge.metrics.grpc.of(self.rpc).sent.inc();
+    pub fn sent(&self, bytes: usize) {
+        self.edge.sent(self.edge.metrics.grpc.of(self.rpc), bytes);
+    }
+
+    /// As [`LongCall::fail`], for a client whose requests cannot be read. One that hung up is no failure.
+    pub fn fail_to_receive(&mut self, status: Status) -> Status {
+        if status.code() != Code::Cancelled {
+            let api = if self.rpc == Rpc::Watch { "watch" } else { "lease-keepalive" };
+            let message = if self.rpc == Rpc::Watch {
+                "failed to receive watch request from gRPC stream"
+            } else {
+                "failed to receive lease keepalive request from gRPC stream"
+            };
+            slog::warn!(self.edge.log, "{}", message; "error" => status.message());
+            self.edge.metrics.network.server_stream_failures.with_label_values(&["receive", api]).inc();
+        }
+        self.fail(status)
     }
 
     /// Notes how the call ends; answers what the client is told.

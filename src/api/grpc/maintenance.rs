@@ -1,30 +1,42 @@
-//! etcdserverpb.Maintenance: Status, HashKV and the list of alarms (which is empty). The rest comes in a later release and says so.
+//! etcdserverpb.Maintenance: what an operator asks of one member.
+//!
+//! ```text
+//!   Status, Hash, HashKV ──▶ the view        Snapshot, Defragment, HashKV of a compaction ──▶ Snapshotter
+//!   MoveLeader ──▶ RaftNode                  Downgrade ──▶ the log
+//! ```
 
-use crate::api::grpc::Edge;
+mod downgrade;
+mod leadership;
+mod snapshot;
+
+pub use snapshot::SNAPSHOTS_MAX;
+
+use crate::actors::snapshotter::{Defragment, LookUpCompactionHash};
+use crate::api::grpc::{Admitted, Edge, ServerStream};
 use crate::cast::RequestError;
 use crate::config::{ETCD_VERSION, STORAGE_VERSION};
+use crate::ids::{MemberId, Revision};
+use crate::mvcc::{HashKv, MvccError};
+use crate::state;
 use castd_proto::Rpc;
 use castd_proto::etcdserverpb as pb;
 use castd_proto::etcdserverpb::maintenance_server::Maintenance;
-use futures_util::stream::BoxStream;
+use slog::{info, warn};
+use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 
 const NOT_YET_ALARM: &str = "castd cannot set or clear alarms yet";
-const NOT_YET_DEFRAGMENT: &str = "castd does not have Defragment yet; its backends give space back by themselves";
-const NOT_YET_HASH: &str = "castd does not have Hash yet; use HashKV";
-const NOT_YET_SNAPSHOT: &str = "castd cannot stream a snapshot yet";
-const NOT_YET_MOVE_LEADER: &str = "castd cannot move leadership yet";
-const NOT_YET_DOWNGRADE: &str = "castd does not have downgrades yet";
 
 #[tonic::async_trait]
 impl Maintenance for Edge {
-    type SnapshotStream = BoxStream<'static, Result<pb::SnapshotResponse, Status>>;
+    type SnapshotStream = ServerStream<pb::SnapshotResponse>;
 
     /// What this member knows by itself: works without a leader.
     async fn status(&self, request: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
         self.unary(Rpc::MaintenanceStatus, request, |admitted, _| async move {
             let (view, status) = (self.cast.local_view(&admitted.permit), self.cast.status());
             let size = view.size();
+            let downgrade = view.downgrade.clone();
             let errors = if status.leader.is_none() { vec!["etcdserver: no leader".to_owned()] } else { Vec::new() };
             Ok(pb::StatusResponse {
                 header: Some(self.cast.header(view.mvcc.revision().0)),
@@ -39,19 +51,32 @@ impl Maintenance for Edge {
                 is_learner: view.members.get(self.cast.identity().member).is_some_and(|member| member.is_learner),
                 storage_version: STORAGE_VERSION.to_owned(),
                 db_size_quota: self.settings.quota_bytes,
-                downgrade_info: Some(pb::DowngradeInfo::default()),
+                downgrade_info: Some(pb::DowngradeInfo {
+                    enabled: downgrade.is_some(),
+                    target_version: downgrade.unwrap_or_default(),
+                }),
             })
         })
         .await
     }
 
-    /// The hash of the history up to a revision, computed as etcd computes it.
+    /// The hash of the history up to a revision, computed as etcd computes it. At the revision of one of the last
+    /// compactions it is that of before, which members agree on whatever they have deleted since.
     async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Result<Response<pb::HashKvResponse>, Status> {
         self.unary(Rpc::MaintenanceHashKv, request, |admitted, hash| async move {
+            let compacted = self.compaction_hash(&admitted, hash.revision).await?;
             let view = self.cast.local_view(&admitted.permit);
             let revision = view.mvcc.revision().0;
-            let hashing = tokio::task::spawn_blocking(move || view.mvcc.hash_kv(hash.revision));
-            let hashed = hashing.await.map_err(|_| RequestError::Stopped)??;
+            let hashed = match compacted {
+                Some(hashed) => hashed,
+                None => {
+                    let started = self.clock.now();
+                    let hashing = tokio::task::spawn_blocking(move || view.mvcc.hash_kv(hash.revision));
+                    let hashed = hashing.await.map_err(|_| RequestError::Stopped)??;
+                    self.metrics.mvcc.hash_rev.observe(self.clock.now().saturating_sub(started).as_secs_f64());
+                    hashed
+                }
+            };
             Ok(pb::HashKvResponse {
                 header: Some(self.cast.header(revision)),
                 hash: hashed.hash,
@@ -75,36 +100,80 @@ impl Maintenance for Edge {
         .await
     }
 
+    /// Blocks nobody. Goes on when the client goes away: what was asked for is worth doing.
     async fn defragment(
         &self,
         request: Request<pb::DefragmentRequest>,
     ) -> Result<Response<pb::DefragmentResponse>, Status> {
-        self.unary(Rpc::MaintenanceDefragment, request, |_, _| async { Err(RequestError::NotYet(NOT_YET_DEFRAGMENT)) })
-            .await
+        self.unary(Rpc::MaintenanceDefragment, request, |admitted, _| async move {
+            info!(self.log, "starting defragment");
+            let (reply, done) = oneshot::channel();
+            self.cast.snapshotter(&admitted.permit).do_send(Defragment { reply, span: admitted.span() });
+            let pause = self.settings.stops_serving_on_defragment.then(|| self.serving.pause());
+            let (log, call) = (self.log.clone(), admitted);
+            let running = tokio::spawn(async move {
+                let done = done.await;
+                drop((pause, call));
+                match &done {
+                    Ok(()) => info!(log, "finished defragment"),
+                    Err(_) => warn!(log, "failed to defragment"; "error" => "the member is shutting down"),
+                }
+                done
+            });
+            running.await.ok().and_then(Result::ok).ok_or(RequestError::Stopped)?;
+            Ok(pb::DefragmentResponse { header: None })
+        })
+        .await
     }
 
     async fn hash(&self, request: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
-        self.unary(Rpc::MaintenanceHash, request, |_, _| async { Err(RequestError::NotYet(NOT_YET_HASH)) }).await
+        self.unary(Rpc::MaintenanceHash, request, |admitted, _| async move {
+            let view = self.cast.local_view(&admitted.permit);
+            let revision = view.mvcc.revision().0;
+            let started = self.clock.now();
+            let hashing = tokio::task::spawn_blocking(move || state::hash(&view));
+            let hash = hashing.await.map_err(|_| RequestError::Stopped)?.map_err(MvccError::from)?;
+            self.metrics.mvcc.hash.observe(self.clock.now().saturating_sub(started).as_secs_f64());
+            Ok(pb::HashResponse { header: Some(self.cast.header(revision)), hash })
+        })
+        .await
     }
 
     async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
-        self.unary(Rpc::MaintenanceSnapshot, request, |_, _| async { Err(RequestError::NotYet(NOT_YET_SNAPSHOT)) })
-            .await
+        self.server_stream(Rpc::MaintenanceSnapshot, request, |admitted, _| snapshot::open(self, admitted)).await
     }
 
     async fn move_leader(
         &self,
         request: Request<pb::MoveLeaderRequest>,
     ) -> Result<Response<pb::MoveLeaderResponse>, Status> {
-        self.unary(Rpc::MaintenanceMoveLeader, request, |_, _| async { Err(RequestError::NotYet(NOT_YET_MOVE_LEADER)) })
-            .await
+        self.unary(Rpc::MaintenanceMoveLeader, request, |admitted, asked| async move {
+            leadership::move_to(self, &admitted, MemberId(asked.target_id)).await?;
+            Ok(pb::MoveLeaderResponse { header: None })
+        })
+        .await
     }
 
     async fn downgrade(
         &self,
         request: Request<pb::DowngradeRequest>,
     ) -> Result<Response<pb::DowngradeResponse>, Status> {
-        self.unary(Rpc::MaintenanceDowngrade, request, |_, _| async { Err(RequestError::NotYet(NOT_YET_DOWNGRADE)) })
-            .await
+        self.unary(Rpc::MaintenanceDowngrade, request, |admitted, asked| async move {
+            downgrade::answer(self, &admitted, &asked).await
+        })
+        .await
+    }
+}
+
+impl Edge {
+    /// What the compaction at `revision` found, if it is one of the last.
+    async fn compaction_hash(&self, admitted: &Admitted, revision: i64) -> Result<Option<HashKv>, RequestError> {
+        if revision <= 0 {
+            return Ok(None);
+        }
+        let (reply, answer) = oneshot::channel();
+        let query = LookUpCompactionHash { revision: Revision(revision), reply, span: admitted.span() };
+        self.cast.snapshotter(&admitted.permit).do_send(query);
+        answer.await.map_err(|_| RequestError::Stopped)
     }
 }

@@ -16,8 +16,12 @@ mod lock;
 mod long_call;
 mod maintenance;
 mod range_stream;
+mod slow;
 mod span;
 mod watch;
+
+pub use health::Serving;
+pub use maintenance::SNAPSHOTS_MAX;
 
 use crate::api::grpc::span::ServerSpan;
 use crate::api::listen::Routes;
@@ -25,10 +29,17 @@ use crate::api::permit::{Caller, Permit, answers_as_learner, authorize};
 use crate::cast::{Cast, RequestError};
 use crate::state::Outcome;
 use crate::telemetry::clock::Clock;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Metrics, RpcMetrics};
 use crate::telemetry::trace::{Span, SpanContext, Tracer};
 use castd_proto::{Kind, Rpc, etcdserverpb as pb, health as health_pb, v3electionpb, v3lockpb};
+use futures_util::stream::{BoxStream, Stream, StreamExt as _};
+use prost::Message;
+use std::any::Any;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
@@ -49,8 +60,19 @@ pub struct EdgeSettings {
     pub is_reconfig_strict: bool,
     /// `--max-learners`.
     pub learners_max: u32,
+    /// The gate `StopGRPCServiceOnDefrag`.
+    pub stops_serving_on_defragment: bool,
     /// `--warning-unary-request-duration`.
     pub slow_request: Duration,
+    /// `--warning-apply-duration`, also for reads.
+    pub slow_read: Duration,
+}
+
+impl EdgeSettings {
+    /// A call that took longer is worth a line of some kind.
+    fn slowest_quiet(&self) -> Duration {
+        self.slow_request.min(self.slow_read).min(slow::TRACED)
+    }
 }
 
 /// What all handlers share.
@@ -60,6 +82,10 @@ pub struct Edge {
     pub tracer: Tracer,
     pub metrics: Metrics,
     pub settings: EdgeSettings,
+    /// What the health service says.
+    pub serving: Serving,
+    /// Places for clients that take a snapshot, [`SNAPSHOTS_MAX`].
+    pub snapshots: Arc<Semaphore>,
     pub clock: Clock,
     /// Cancelled when the member stops: streams end then, other calls finish.
     pub stopping: CancellationToken,
@@ -94,6 +120,43 @@ impl Admitted {
     }
 }
 
+/// What a call with many answers answers with.
+pub type ServerStream<A> = BoxStream<'static, Result<A, Status>>;
+
+/// Counts the answers of such a call, and how it ends.
+struct Counted<A> {
+    edge: Edge,
+    rpc: Rpc,
+    started: Duration,
+    answers: ServerStream<A>,
+    span: ServerSpan,
+    /// `None` until there is nothing more to say: dropped then, the client has gone away.
+    ended: Option<(Code, String)>,
+}
+
+impl<A: Message> Stream for Counted<A> {
+    type Item = Result<A, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let item = ready!(self.answers.as_mut().poll_next(context));
+        match &item {
+            Some(Ok(answer)) => self.edge.sent(self.edge.metrics.grpc.of(self.rpc), answer.encoded_len()),
+            Some(Err(status)) => self.ended = Some((status.code(), status.message().to_owned())),
+            None => self.ended = self.ended.take().or(Some((Code::Ok, String::new()))),
+        }
+        Poll::Ready(item)
+    }
+}
+
+impl<A> Drop for Counted<A> {
+    fn drop(&mut self) {
+        let (code, reason) = self.ended.take().unwrap_or((Code::Cancelled, String::new()));
+        let took = self.edge.clock.now().saturating_sub(self.started);
+        self.edge.metrics.grpc.of(self.rpc).handled(code, took);
+        std::mem::take(&mut self.span).end(code, &reason);
+    }
+}
+
 impl Edge {
     /// Everything that has to hold before a handler runs (etcd's interceptors, in their order), and what is counted of
     /// every call.
@@ -116,38 +179,95 @@ impl Edge {
         Ok(Admitted { permit, call: call.context(), request: Span::default() })
     }
 
-    /// Runs one call that has one request message: unary, or a server stream up to its opening.
+    /// Runs one unary call.
     pub async fn unary<Q, A, H, F>(&self, rpc: Rpc, request: Request<Q>, handler: H) -> Result<Response<A>, Status>
     where
+        Q: Message,
+        A: Message + 'static,
         H: FnOnce(Admitted, Q) -> F,
         F: Future<Output = Result<A, RequestError>>,
     {
         let started = self.clock.now();
         let calls = self.metrics.grpc.of(rpc);
         let (metadata, _, message) = request.into_parts();
-        calls.received.inc();
+        let request_bytes = message.encoded_len();
+        self.received(calls, request_bytes);
         let span = ServerSpan::start(&self.tracer, rpc, &metadata);
-        let answer = match self.admit(rpc, &metadata, &span) {
+        let admitted = self.admit(rpc, &metadata, &span);
+        let was_admitted = admitted.is_ok();
+        let answer = match admitted {
             Ok(admitted) => handler(admitted, message).await,
             Err(error) => Err(error),
         };
         let took = self.clock.now().saturating_sub(started);
-        if took > self.settings.slow_request && rpc.streaming() == Kind::Unary {
-            slog::warn!(self.log, "request stats"; "method" => rpc.path(), "took" => ?took, "failed" => answer.is_err());
+        // A request that could not be meant is not one that was served.
+        if was_admitted && !matches!(answer, Err(RequestError::Check(_))) {
+            self.count_served(rpc, answer.is_ok(), took);
+        }
+        if took > self.settings.slowest_quiet() {
+            let answer = answer.as_ref().map(|answer| (answer as &dyn Any, answer.encoded_len()));
+            self.tell_slow(&slow::Finished { rpc, took, request_bytes, answer });
         }
         match answer {
             Ok(answer) => {
-                calls.sent.inc();
+                self.sent(calls, answer.encoded_len());
                 calls.handled(Code::Ok, took);
                 span.end(Code::Ok, "");
                 Ok(Response::new(answer))
             }
-            Err(error) => {
-                let status = Status::from(error);
-                calls.handled(status.code(), took);
-                span.end(status.code(), status.message());
-                Err(status)
+            Err(error) => Err(self.refuse(rpc, took, span, error)),
+        }
+    }
+
+    /// Opens a call that answers one request with many messages. It is over when the stream is dropped.
+    pub async fn server_stream<Q, A, H, F>(
+        &self,
+        rpc: Rpc,
+        request: Request<Q>,
+        handler: H,
+    ) -> Result<Response<ServerStream<A>>, Status>
+    where
+        Q: Message,
+        A: Message + 'static,
+        H: FnOnce(Admitted, Q) -> F,
+        F: Future<Output = Result<ServerStream<A>, RequestError>>,
+    {
+        let started = self.clock.now();
+        let (metadata, _, message) = request.into_parts();
+        self.received(self.metrics.grpc.of(rpc), message.encoded_len());
+        let span = ServerSpan::start(&self.tracer, rpc, &metadata);
+        let opened = match self.admit(rpc, &metadata, &span) {
+            Ok(admitted) => handler(admitted, message).await,
+            Err(error) => Err(error),
+        };
+        match opened {
+            Ok(answers) => {
+                Ok(Response::new(Counted { edge: self.clone(), rpc, started, answers, span, ended: None }.boxed()))
             }
+            Err(error) => Err(self.refuse(rpc, self.clock.now().saturating_sub(started), span, error)),
+        }
+    }
+
+    fn received(&self, calls: &RpcMetrics, bytes: usize) {
+        calls.received.inc();
+        self.metrics.network.client_received_bytes.inc_by(bytes as u64);
+    }
+
+    fn sent(&self, calls: &RpcMetrics, bytes: usize) {
+        calls.sent.inc();
+        self.metrics.network.client_sent_bytes.inc_by(bytes as u64);
+    }
+
+    fn refuse(&self, rpc: Rpc, took: Duration, span: ServerSpan, error: RequestError) -> Status {
+        let status = Status::from(error);
+        self.metrics.grpc.of(rpc).handled(status.code(), took);
+        span.end(status.code(), status.message());
+        status
+    }
+
+    fn count_served(&self, rpc: Rpc, success: bool, took: Duration) {
+        if let Some(kind) = slow::kind_of(rpc) {
+            self.metrics.requests.served(kind, success, took);
         }
     }
 

@@ -22,6 +22,7 @@ use castd_proto::Rpc;
 use castd_proto::etcdserverpb::WatchRequest;
 use castd_proto::etcdserverpb::watch_request::RequestUnion;
 use futures_util::Stream;
+use prost::Message as _;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -145,7 +146,7 @@ impl Stream for WatchStream {
         }
         loop {
             if let Some(frame) = this.frames.pop_front() {
-                this.call.sent();
+                this.call.sent(frame.encoded_len());
                 return Poll::Ready(Some(Ok(frame)));
             }
             let Some(reply) = ready!(this.replies.poll_recv(context)) else {
@@ -169,9 +170,9 @@ impl WatchStream {
             match Pin::new(requests).poll_next(context) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(None) => self.requests = None,
-                Poll::Ready(Some(Err(status))) => return Err(self.call.fail(status)),
+                Poll::Ready(Some(Err(status))) => return Err(self.call.fail_to_receive(status)),
                 Poll::Ready(Some(Ok(request))) => {
-                    self.call.received();
+                    self.call.received(request.encoded_len());
                     self.pass_on(request);
                 }
             }
@@ -217,8 +218,11 @@ impl WatchStream {
         let metrics = &edge.metrics.watch;
         match &reply.body {
             ReplyBody::Events { delivery, .. } => {
+                let events = delivery.events().len();
+                metrics.pending_events.sub(events as i64);
+                metrics.events.inc_by(events as u64);
                 metrics.send_events.observe(took);
-                metrics.send_per_event.observe(took / delivery.events().len() as f64);
+                metrics.send_per_event.observe(took / events as f64);
             }
             ReplyBody::Progress => metrics.send_progress.observe(took),
             ReplyBody::Created | ReplyBody::Refused(_) | ReplyBody::Canceled { .. } | ReplyBody::Compacted { .. } => {
@@ -240,6 +244,10 @@ impl WatchStream {
 
 impl Drop for WatchStream {
     fn drop(&mut self) {
+        self.replies.close();
+        while let Ok(reply) = self.replies.try_recv() {
+            self.call.edge.metrics.watch.pending_events.sub(reply.events() as i64);
+        }
         self.hub.do_send(CloseStream { stream: self.stream });
     }
 }

@@ -1,7 +1,7 @@
 //! The HTTP of the client port, and that of `--listen-metrics-urls`, which is a part of it.
 
 use super::health::{self, Health};
-use super::{Access, HttpApp, HttpBackend, gateway, metrics, not_found, version};
+use super::{Access, HttpApp, HttpBackend, debug, gateway, metrics, not_found, version};
 use actix_web::dev::ServiceRequest;
 use actix_web::middleware::{Next, from_fn};
 use actix_web::web;
@@ -37,6 +37,7 @@ pub fn client_app(http: ClientHttp) -> HttpApp {
             .wrap(guard)
             .service(version::resource(Arc::new(move || backend.version())))
             .service(metrics::resource(http.backend.clone()))
+            .service(debug::resource(http.backend.clone()))
             .configure(|services| health::configure(services, &http.health()))
             .service(gateway::scope("/v3"))
             .service(gateway::scope("/v3beta"))

@@ -213,7 +213,10 @@ async fn run(health: &Health, path: &str, checks: &[Check], query: &Query) -> Ht
         let line = if query.excluded.contains(name) {
             format!("[+]{name} excluded: ok")
         } else {
-            match check.run(health).await {
+            let checked = check.run(health).await;
+            let kind = path.split('/').nth(1).unwrap_or_default();
+            health.backend.count_check(kind, name, checked.is_ok());
+            match checked {
                 Ok(()) => format!("[+]{name} ok"),
                 Err(error) => {
                     healthy = false;

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //!   client.rs    the client port: all of the below behind access.rs, and 404
-//!   peer.rs      the peer port: /version, /members
+//!   peer.rs      the peer port: /version, /members, /downgrade/enabled
 //!   metrics.rs   /metrics; with health.rs also the application of --listen-metrics-urls
 //!   health.rs    /health, /livez, /readyz
+//!   debug.rs     /debug/vars
 //!   version.rs   /version
 //!   gateway.rs   /v3/…: the JSON gateway
 //!   access.rs    CORS, OPTIONS, --host-whitelist
@@ -13,6 +14,7 @@
 
 mod access;
 pub mod client;
+pub mod debug;
 mod gateway;
 pub mod health;
 mod metrics;
@@ -25,6 +27,7 @@ pub mod version;
 
 pub use access::Access;
 pub use client::{ClientHttp, client_app, metrics_app};
+pub use debug::DebugVars;
 pub use health::Consistency;
 pub use peer::{PeerHttp, PeerHttpBackend, PeerMember, peer_app};
 pub use version::VersionInfo;
@@ -49,6 +52,10 @@ pub trait HttpBackend: Send + Sync + 'static {
     fn read_one_key(&self, consistency: Consistency) -> BoxFuture<'static, Result<(), String>>;
     /// Counts one answer of `/health` (`etcd_server_health_success`, `etcd_server_health_failures`).
     fn count_health_check(&self, healthy: bool);
+    /// Counts one check of `/livez` or `/readyz` (`etcd_server_healthcheck`, `etcd_server_healthchecks_total`).
+    fn count_check(&self, kind: &str, name: &str, healthy: bool);
+    /// What `/debug/vars` shows.
+    fn debug_vars(&self) -> DebugVars;
     /// All metrics in Prometheus' text format.
     fn metrics(&self) -> String;
 }

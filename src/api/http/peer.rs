@@ -1,11 +1,12 @@
 //! The HTTP of the peer port: who is in the cluster, for members that join it and for tools.
 
 use super::version::{self, VersionInfo};
-use super::{HttpApp, get_only, json, not_found};
+use super::{HttpApp, get_only, json, not_found, plain_error};
 use crate::ids::{ClusterId, MemberId};
 use actix_web::http::StatusCode;
-use actix_web::http::header::{HeaderName, HeaderValue};
-use actix_web::web;
+use actix_web::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use actix_web::{HttpResponse, web};
+use futures_util::future::BoxFuture;
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -17,6 +18,8 @@ pub trait PeerHttpBackend: Send + Sync + 'static {
     fn cluster_id(&self) -> ClusterId;
     /// As applied, in the order of their ids.
     fn members(&self) -> Vec<PeerMember>;
+    /// Whether a downgrade is under way, as of now or later. The error is the text a client would get.
+    fn downgrade_enabled(&self) -> BoxFuture<'static, Result<bool, String>>;
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,13 +67,28 @@ pub fn peer_app(http: PeerHttp) -> HttpApp {
             "/members",
             web::get().to(move || {
                 let members: Vec<Body> = for_members.members().into_iter().map(Body::from).collect();
-                let mut response = json(StatusCode::OK, &members);
-                if let Ok(id) = HeaderValue::from_str(&for_members.cluster_id().to_string()) {
-                    response.headers_mut().insert(CLUSTER_ID, id);
-                }
+                let response = with_cluster_id(json(StatusCode::OK, &members), for_members.cluster_id());
                 async move { response }
             }),
         ));
+        let backend = http.backend.clone();
+        services.service(get_only("/downgrade/enabled", web::get().to(move || downgrade_enabled(backend.clone()))));
         services.default_service(web::to(not_found));
     })
+}
+
+/// Members of the release before ask for this when they start.
+async fn downgrade_enabled(backend: Arc<dyn PeerHttpBackend>) -> HttpResponse {
+    let response = match backend.downgrade_enabled().await {
+        Ok(enabled) => HttpResponse::Ok().insert_header((CONTENT_TYPE, "text/plain")).body(enabled.to_string()),
+        Err(error) => plain_error(StatusCode::INTERNAL_SERVER_ERROR, format!("failed linearized read: {error}")),
+    };
+    with_cluster_id(response, backend.cluster_id())
+}
+
+fn with_cluster_id(mut response: HttpResponse, id: ClusterId) -> HttpResponse {
+    if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
+        response.headers_mut().insert(CLUSTER_ID, id);
+    }
+    response
 }

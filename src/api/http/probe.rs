@@ -1,5 +1,6 @@
 //! A member that answers what a test told it to.
 
+use super::DebugVars;
 use super::{Access, ClientHttp, Consistency, HttpBackend, PeerHttpBackend, PeerMember, VersionInfo};
 use crate::ids::{ClusterId, MemberId};
 use castd_proto::etcdserverpb::AlarmType;
@@ -65,6 +66,12 @@ impl HttpBackend for Probe {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
+    fn count_check(&self, _: &str, _: &str, _: bool) {}
+
+    fn debug_vars(&self) -> DebugVars {
+        [("file_descriptor_limit".to_owned(), serde_json::Value::from(1024))].into_iter().collect()
+    }
+
     fn metrics(&self) -> String {
         "# TYPE etcd_server_has_leader gauge\netcd_server_has_leader 1\n".to_owned()
     }
@@ -77,6 +84,11 @@ impl PeerHttpBackend for Probe {
 
     fn cluster_id(&self) -> ClusterId {
         ClusterId(0xdc50_b8da_ae93_b3e0)
+    }
+
+    fn downgrade_enabled(&self) -> BoxFuture<'static, Result<bool, String>> {
+        let answer = if !self.leaderless { Ok(true) } else { Err("etcdserver: request timed out".to_owned()) };
+        Box::pin(std::future::ready(answer))
     }
 
     fn members(&self) -> Vec<PeerMember> {

@@ -49,7 +49,7 @@ async fn version_names_what_the_cluster_agreed_on() {
 #[actix_web::test]
 async fn only_get_is_allowed_where_nothing_is_taken() {
     let app = client(Probe::default());
-    for path in ["/version", "/health", "/livez", "/readyz", "/readyz/non_learner"] {
+    for path in ["/debug/vars", "/version", "/health", "/livez", "/readyz", "/readyz/non_learner"] {
         for method in [Method::POST, Method::HEAD, Method::PUT] {
             let answer = ask(&app, TestRequest::with_uri(path).method(method)).await;
             assert_eq!((answer.status, answer.header("allow")), (405, "GET"), "{path}");
@@ -57,6 +57,32 @@ async fn only_get_is_allowed_where_nothing_is_taken() {
             assert_eq!(answer.header("x-content-type-options"), "nosniff");
         }
     }
+}
+
+#[actix_web::test]
+async fn variables_are_shown_to_clients_and_not_to_those_who_gather_metrics() {
+    let answer = get(&client(Probe::default()), "/debug/vars").await;
+    assert_eq!(answer.body, "{\n\"file_descriptor_limit\": 1024\n}\n");
+    assert_eq!(answer.header("content-type"), "application/json; charset=utf-8");
+    for path in ["/debug/requests", "/debug/events", "/debug/pprof/"] {
+        assert_eq!(get(&client(Probe::default()), path).await.status, 404, "{path}");
+    }
+    assert_eq!(get(&metrics_app(Arc::new(Probe::default()).client()), "/debug/vars").await.status, 404);
+}
+
+#[actix_web::test]
+async fn metrics_are_packed_for_those_who_ask() {
+    let app = client(Probe::default());
+    let plain = get(&app, "/metrics").await;
+    assert_eq!(plain.header("content-encoding"), "");
+    let service = init_service(App::new().configure(|services| app.configure(services))).await;
+    let request = TestRequest::get().uri("/metrics").insert_header(("accept-encoding", "deflate, gzip;q=0.5"));
+    let response = call_service(&service, request.to_request()).await;
+    assert_eq!(response.headers().get("content-encoding").map(|it| it.as_bytes()), Some(&b"gzip"[..]));
+    let packed = read_body(response).await;
+    let mut body = String::new();
+    std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&*packed), &mut body).unwrap();
+    assert_eq!(body, plain.body);
 }
 
 #[actix_web::test]
@@ -215,4 +241,17 @@ async fn the_peer_port_lists_the_members() {
     assert_eq!(get(&app, "/version").await.status, 200);
     assert_eq!(get(&app, "/health").await.status, 404);
     assert_eq!(ask(&app, TestRequest::post().uri("/members")).await.status, 405);
+}
+
+#[actix_web::test]
+async fn the_peer_port_says_whether_a_downgrade_is_under_way() {
+    let app = peer_app(PeerHttp { backend: Arc::new(Probe::default()) });
+    let answer = get(&app, "/downgrade/enabled").await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, "true"));
+    assert_eq!(answer.header("content-type"), "text/plain");
+    assert_eq!(answer.header("x-etcd-cluster-id"), "dc50b8daae93b3e0");
+    assert_eq!(ask(&app, TestRequest::post().uri("/downgrade/enabled")).await.status, 405);
+    let app = peer_app(PeerHttp { backend: Arc::new(Probe { leaderless: true, ..Probe::default() }) });
+    let answer = get(&app, "/downgrade/enabled").await;
+    assert_eq!((answer.status, answer.body.as_str()), (500, "failed linearized read: etcdserver: request timed out\n"));
 }

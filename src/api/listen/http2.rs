@@ -90,7 +90,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
 
     fn call(&self, request: Request<Incoming>) -> Answer {
         if is_grpc(&request) {
-            self.routes.answer(request)
+            self.routes.answer(request, self.remote)
         } else {
             let (bridge, remote) = (self.bridge.clone(), self.remote);
             Box::pin(async move { Ok(bridge.answer(request, remote).await) })

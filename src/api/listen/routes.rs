@@ -4,9 +4,11 @@
 //! needed: tonic's own `Routes` goes through axum's router, which for each request matches a tree, keeps the path's
 //! parameters and boxes the service once more.
 
+use crate::api::call_notes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use tonic::Status;
@@ -66,7 +68,7 @@ impl Routes {
         self
     }
 
-    pub(super) fn answer(&self, request: Request<Incoming>) -> Answer {
+    pub(super) fn answer(&self, request: Request<Incoming>, remote: SocketAddr) -> Answer {
         let path = request.uri().path();
         let Some((name, _)) = path.strip_prefix('/').and_then(|path| path.rsplit_once('/')) else {
             return refuse(format!("malformed method name: {path:?}"));
@@ -74,7 +76,7 @@ impl Routes {
         match self.services.iter().find(|(known, _)| *known == name) {
             Some((_, service)) => {
                 let answer = service.answer(request);
-                Box::pin(async move { answer.await.map(in_grpc_gos_words) })
+                Box::pin(call_notes::with_notes(remote, async move { answer.await.map(in_grpc_gos_words) }))
             }
             None => refuse(format!("unknown service {name}")),
         }

@@ -101,6 +101,12 @@ fn level_name(level: Level) -> &'static str {
     }
 }
 
+pub(super) fn timestamp(time: SystemTime) -> String {
+    let mut text = Vec::new();
+    push_time(&mut text, time);
+    String::from_utf8_lossy(&text).into_owned()
+}
+
 fn push_time(line: &mut Vec<u8>, now: SystemTime) {
     let utc = OffsetDateTime::from(now);
     let _ = write!(

@@ -7,11 +7,14 @@ use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use slog::Level;
 
 use super::LogError;
+use super::rotate::{LogRotation, RotatingFile};
+use crate::telemetry::clock::Clock;
 
 const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
 
@@ -22,11 +25,13 @@ enum Output {
     Stderr,
     Stdout,
     File(File),
+    Rotating(RotatingFile),
     Journal(UnixDatagram),
 }
 
 impl Outputs {
-    pub(super) fn open(names: &[String]) -> Result<Self, LogError> {
+    /// With `rotation`, the file among them is a rotating one.
+    pub(super) fn open(names: &[String], rotation: Option<LogRotation>, clock: Clock) -> Result<Self, LogError> {
         let has = |wanted: &str| names.iter().any(|name| name == wanted);
         if names.len() > 1 && has("default") {
             return Err(LogError::DefaultAmongOthers);
@@ -38,25 +43,31 @@ impl Outputs {
             return Ok(Self(Mutex::default()));
         }
         if names.is_empty() {
-            return Ok(Self(Mutex::new(vec![Output::open("default")?])));
+            return Ok(Self(Mutex::new(vec![Output::open("default", None, clock)?])));
         }
         // Named twice is written once.
         let names: BTreeSet<&String> = names.iter().collect();
-        let outputs = names.into_iter().map(|name| Output::open(name)).collect::<Result<_, _>>()?;
+        let outputs = names.into_iter().map(|name| Output::open(name, rotation, clock)).collect::<Result<_, _>>()?;
         Ok(Self(Mutex::new(outputs)))
     }
 
-    /// `line` ends with a line feed.
-    pub(super) fn write(&self, level: Level, line: &str) {
+    /// `line` ends with a line feed. Answers what is to be told about the outputs themselves.
+    pub(super) fn write(&self, level: Level, line: &str) -> Option<String> {
         let mut outputs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut complaint = None;
         for output in outputs.iter_mut() {
             let _ = output.write(level, line);
+            if let Output::Rotating(file) = output {
+                complaint = complaint.or_else(|| file.complaint());
+            }
         }
+        complaint
     }
 }
 
 impl Output {
-    fn open(name: &str) -> Result<Self, LogError> {
+    fn open(name: &str, rotation: Option<LogRotation>, clock: Clock) -> Result<Self, LogError> {
+        let failed = |source| LogError::Open { path: name.to_owned(), source };
         match name {
             "default" if std::os::unix::process::parent_id() == 1 => {
                 Ok(connect_journal().map_or(Self::Stderr, Self::Journal))
@@ -64,12 +75,10 @@ impl Output {
             "default" | "stderr" => Ok(Self::Stderr),
             "stdout" => Ok(Self::Stdout),
             "systemd/journal" => connect_journal().map(Self::Journal).map_err(LogError::NoJournal),
-            path => OpenOptions::new()
-                .append(true)
-                .create(true)
-                .open(path)
-                .map(Self::File)
-                .map_err(|source| LogError::Open { path: path.to_owned(), source }),
+            path if let Some(rotation) = rotation => {
+                RotatingFile::open(Path::new(path), rotation, clock).map(Self::Rotating).map_err(failed)
+            }
+            path => OpenOptions::new().append(true).create(true).open(path).map(Self::File).map_err(failed),
         }
     }
 
@@ -82,6 +91,7 @@ impl Output {
                 stdout.flush()
             }
             Self::File(file) => file.write_all(line.as_bytes()),
+            Self::Rotating(file) => file.write(line.as_bytes()),
             // A line too long for a datagram, or a journal that went away, still reaches the service's stderr.
             Self::Journal(socket) => match socket.send(journal_entry(level, line).as_bytes()) {
                 Ok(_) => Ok(()),

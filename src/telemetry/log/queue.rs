@@ -1,8 +1,8 @@
 //! Hands finished lines to a thread of its own, so that a slow disk or terminal does not slow the server.
 //!
-//! slog-async carries them. It knows one answer to a full queue for all levels; here info and below are dropped (and
-//! counted in a line of their own) once only the reserve is left, while warnings use the reserve and then wait. So a
-//! stuck output can hold up the server only through more than a thousand warnings.
+//! slog-async carries them. It knows one answer to a full queue for all levels; here the less severe lines leave room for
+//! the more severe ones, and what finds none is dropped and counted in a line of its own. Nobody ever waits: neither
+//! RaftNode for a disk that hangs, nor the last words of a process for a terminal that nobody reads.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,9 +15,20 @@ use super::{LogFormat, encode};
 use crate::telemetry::clock::Clock;
 
 const LINES_MAX: usize = 8192;
-/// Kept for warnings and above.
+/// Kept for warnings and errors,
 const RESERVE: usize = 1024;
-const _: () = assert!(RESERVE < LINES_MAX);
+/// and of that for the last words of the process.
+const LAST_WORDS: usize = 64;
+const _: () = assert!(LAST_WORDS < RESERVE && RESERVE < LINES_MAX);
+
+/// How many lines may wait when one more of this level comes.
+fn lines_max(level: Level) -> usize {
+    match level {
+        Level::Critical => LINES_MAX,
+        Level::Error | Level::Warning => LINES_MAX - LAST_WORDS,
+        Level::Info | Level::Debug | Level::Trace => LINES_MAX - RESERVE,
+    }
+}
 
 /// What the log thread, its callers and the flushers have in common.
 pub(super) struct Shared {
@@ -56,7 +67,7 @@ impl Shared {
     /// Takes a place in the queue; `false` if this line has to be dropped.
     fn admit(&self, level: Level) -> bool {
         let mut backlog = self.backlog();
-        if backlog.lines >= LINES_MAX - RESERVE && !level.is_at_least(Level::Warning) {
+        if backlog.lines >= lines_max(level) {
             backlog.dropped += 1;
             return false;
         }
@@ -66,7 +77,7 @@ impl Shared {
 
     /// Writes a line that was admitted, and after it how many were not.
     fn write(&self, level: Level, line: &str) {
-        self.outputs.write(level, line);
+        let complaint = self.outputs.write(level, line);
         let dropped = {
             let mut backlog = self.backlog();
             backlog.lines -= 1;
@@ -75,16 +86,20 @@ impl Shared {
             }
             std::mem::take(&mut backlog.dropped)
         };
-        if dropped > 0 {
-            let message = format_args!("dropped log lines because the log outputs are too slow");
-            encode::with_line(
-                self.format,
-                self.clock.wall(),
-                &slog::record!(Level::Warning, "", &message, b!("count" => dropped)),
-                &o!().into(),
-                |report| self.outputs.write(Level::Warning, report),
-            );
+        if let Some(complaint) = complaint {
+            self.report("cannot keep log files in order", b!("error" => complaint));
         }
+        if dropped > 0 {
+            self.report("dropped log lines because the log outputs are too slow", b!("count" => dropped));
+        }
+    }
+
+    /// A line about the log itself, past the queue.
+    fn report(&self, message: &str, fields: slog::BorrowedKV<'_>) {
+        let message = format_args!("{message}");
+        let record = slog::record!(Level::Warning, "", &message, fields);
+        let write = |line: &str| drop(self.outputs.write(Level::Warning, line));
+        encode::with_line(self.format, self.clock.wall(), &record, &o!().into(), write);
     }
 }
 
@@ -142,21 +157,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_queue_refuses_info_keeps_warnings_and_reports_what_it_dropped() {
+    fn a_full_queue_refuses_info_first_and_reports_what_it_dropped() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("castd.log").to_str().expect("a path").to_owned();
-        let outputs = Outputs::open(std::slice::from_ref(&path)).expect("outputs");
-        let shared = Shared::new(outputs, LogFormat::Json, Clock::start());
+        let clock = Clock::start();
+        let outputs = Outputs::open(std::slice::from_ref(&path), None, clock).expect("outputs");
+        let shared = Shared::new(outputs, LogFormat::Json, clock);
         for _ in 0..LINES_MAX - RESERVE {
             assert!(shared.admit(Level::Info));
         }
         assert!(!shared.admit(Level::Info));
         assert!(!shared.admit(Level::Debug));
-        assert!(shared.admit(Level::Warning));
+        for _ in LINES_MAX - RESERVE..LINES_MAX - LAST_WORDS {
+            assert!(shared.admit(Level::Warning));
+        }
+        assert!(!shared.admit(Level::Error));
+        assert!(shared.admit(Level::Critical));
         assert!(!shared.wait_until_written(Duration::ZERO));
         shared.write(Level::Warning, "{}\n");
         let text = std::fs::read_to_string(&path).expect("the log file");
         let report = text.lines().nth(1).expect("a report");
-        assert!(report.ends_with("\"count\":2}"), "{report}");
+        assert!(report.ends_with("\"count\":3}"), "{report}");
     }
 }

@@ -134,10 +134,10 @@ families! {
         checks: counters("etcd_server_healthchecks_total", "Results of checks", &["type", "name", "status"]),
     }
 
-    /// Counted by the listeners (clients) and PeerLinks, which resolves its labels once per peer.
+    /// Counted by the edge (clients) and PeerLinks, which resolves its labels once per peer.
     NetworkMetrics {
-        client_sent_bytes: counter("etcd_network_client_grpc_sent_bytes_total", "Bytes sent to clients"),
-        client_received_bytes: counter("etcd_network_client_grpc_received_bytes_total", "Bytes received from clients"),
+        client_sent_bytes: counter("etcd_network_client_grpc_sent_bytes_total", "Bytes of messages sent to clients"),
+        client_received_bytes: counter("etcd_network_client_grpc_received_bytes_total", "Bytes of messages received from clients"),
         server_stream_failures: counters("etcd_network_server_stream_failures_total", "Failures of client streams", &["Type", "API"]),
         active_peers: gauges("etcd_network_active_peers", "Connected peers", &["Local", "Remote"]),
         known_peers: gauges("etcd_network_known_peers", "Known peers", &["Local", "Remote"]),
@@ -163,9 +163,6 @@ families! {
         wal_write: histogram("etcd_disk_wal_write_duration_seconds", "How long a write to the raft log took", 0.001, 14),
         wal_write_bytes: gauge("etcd_disk_wal_write_bytes_total", "Bytes written to the raft log"),
         backend_commit: histogram("etcd_disk_backend_commit_duration_seconds", "How long writing a batch to the backend took", 0.001, 14),
-        backend_commit_rebalance: histogram("etcd_debugging_disk_backend_commit_rebalance_duration_seconds", "Part of a backend commit", 0.001, 14),
-        backend_commit_spill: histogram("etcd_debugging_disk_backend_commit_spill_duration_seconds", "Part of a backend commit", 0.001, 14),
-        backend_commit_write: histogram("etcd_debugging_disk_backend_commit_write_duration_seconds", "Part of a backend commit", 0.001, 14),
         backend_defrag: histogram("etcd_disk_backend_defrag_duration_seconds", "How long a defragmentation took", 0.1, 13),
         backend_snapshot: histogram("etcd_disk_backend_snapshot_duration_seconds", "How long reading out the backend took", 0.01, 17),
         defrag_inflight: gauge("etcd_disk_defrag_inflight", "1 while a defragmentation is running"),
@@ -176,7 +173,6 @@ families! {
         fsync: histogram("etcd_snap_fsync_duration_seconds", "How long an fsync of a snapshot's description took", 0.001, 14),
         db_fsync: histogram("etcd_snap_db_fsync_duration_seconds", "How long an fsync of a received snapshot took", 0.001, 14),
         db_save: histogram("etcd_snap_db_save_total_duration_seconds", "How long saving a received snapshot took", 0.1, 10),
-        save_marshalling: histogram("etcd_debugging_snap_save_marshalling_duration_seconds", "How long encoding a snapshot took", 0.001, 14),
         save: histogram("etcd_debugging_snap_save_total_duration_seconds", "How long saving a snapshot took", 0.001, 14),
     }
 
@@ -229,17 +225,6 @@ families! {
         revision: gauge("etcd_debugging_auth_revision", "The revision of the auth store"),
     }
 
-    /// The v2 tree, by action (`get`, `create`, `compareAndSwap`…).
-    StoreMetrics {
-        reads: counters("etcd_debugging_store_reads_total", "Reads of the v2 store", &["action"]),
-        writes: counters("etcd_debugging_store_writes_total", "Writes to the v2 store", &["action"]),
-        reads_failed: counters("etcd_debugging_store_reads_failed_total", "Failed reads of the v2 store", &["action"]),
-        writes_failed: counters("etcd_debugging_store_writes_failed_total", "Failed writes to the v2 store", &["action"]),
-        expires: counter("etcd_debugging_store_expires_total", "Nodes of the v2 store that expired"),
-        watch_requests: counter("etcd_debugging_store_watch_requests_total", "Watch requests to the v2 store"),
-        watchers: gauge("etcd_debugging_store_watchers", "Watchers of the v2 store"),
-    }
-
     /// Always zero here.
     ProxyMetrics {
         watchers_coalescing: gauge("etcd_grpc_proxy_watchers_coalescing_total", "Watchers the gRPC proxy coalesces"),
@@ -247,6 +232,11 @@ families! {
         cache_keys: gauge("etcd_grpc_proxy_cache_keys_total", "Keys the gRPC proxy caches"),
         cache_hits: gauge("etcd_grpc_proxy_cache_hits_total", "Cache hits of the gRPC proxy"),
         cache_misses: gauge("etcd_grpc_proxy_cache_misses_total", "Cache misses of the gRPC proxy"),
+    }
+
+    /// Our own, which etcd does not have.
+    CastdMetrics {
+        build_info: gauges("castd_build_info", "The release of castd and the storage backend, as labels", &["version", "storage"]),
     }
 
     /// About /metrics itself.

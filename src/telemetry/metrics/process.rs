@@ -1,6 +1,6 @@
 //! What the kernel knows about this process: read from /proc whenever the page is rendered.
 //!
-//! A number that cannot be read keeps its last value; where /proc is not mounted they stay 0.
+//! A number that cannot be read is 0 or keeps its last value.
 
 use std::fs;
 
@@ -51,8 +51,7 @@ impl ProcessMetrics {
             self.open_fds.set(open);
             self.os_fd_used.set(open);
         }
-        let limit =
-            getrlimit(Resource::Nofile).current.map_or(i64::MAX, |limit| i64::try_from(limit).unwrap_or(i64::MAX));
+        let limit = descriptors_max();
         self.max_fds.set(limit);
         self.os_fd_limit.set(limit);
         // Without a limit, the largest number there is, as Prometheus' own collector says it.
@@ -69,10 +68,31 @@ impl ProcessMetrics {
                 self.start_time.set(boot as f64 + stat.start_ticks as f64 / TICKS_PER_SECOND);
             }
         }
-        if let Some(kilobytes) = line_value("/proc/self/status", "VmRSS:") {
-            self.resident_bytes.set(kilobytes.saturating_mul(1024));
-        }
+        self.resident_bytes.set(memory().resident_bytes);
     }
+}
+
+/// How many file descriptors this process may have open.
+#[must_use]
+pub fn descriptors_max() -> i64 {
+    getrlimit(Resource::Nofile).current.map_or(i64::MAX, |limit| i64::try_from(limit).unwrap_or(i64::MAX))
+}
+
+/// Memory of this process, as the kernel counts it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    pub resident_bytes: i64,
+    /// Of them, what belongs to no file.
+    pub anonymous_bytes: i64,
+    /// Of the main thread.
+    pub stack_bytes: i64,
+}
+
+/// Zeros where it cannot be read.
+#[must_use]
+pub fn memory() -> Memory {
+    let bytes = |key| line_value("/proc/self/status", key).unwrap_or_default().saturating_mul(1024);
+    Memory { resident_bytes: bytes("VmRSS:"), anonymous_bytes: bytes("RssAnon:"), stack_bytes: bytes("VmStk:") }
 }
 
 /// The fields of `/proc/self/stat` we show, see proc_pid_stat(5).

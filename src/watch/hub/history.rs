@@ -29,10 +29,10 @@ impl Hub {
         let from = after(self.revision);
         self.revision = last;
         let mut full: Vec<(u32, Revision)> = Vec::new();
-        let Self { interests, watchers, streams, events_total, .. } = self;
+        let Self { interests, watchers, streams, .. } = self;
         interests.deliver(std::slice::from_ref(&changes), from, delivery_limits(&self.limits), |slot, delivery| {
             let Some(watcher) = watchers[slot as usize].as_mut() else { return ControlFlow::Break(()) };
-            let sent = send(watcher, delivery, delivery.last(), streams, events_total, effects);
+            let sent = send(watcher, delivery, delivery.last(), streams, effects);
             if sent.is_break() {
                 full.push((slot, delivery.first()));
             }
@@ -142,11 +142,11 @@ impl Hub {
         }
         let mut unsent: Vec<Option<Revision>> = vec![None; watchers.len()];
         let revision = self.revision;
-        let Self { watchers: slots, streams, events_total, .. } = self;
+        let Self { watchers: slots, streams, .. } = self;
         interests.deliver(&slices, from, delivery_limits(&self.limits), |number, delivery| {
             let number = number as usize;
             let Some(watcher) = slots[watchers[number].0 as usize].as_mut() else { return ControlFlow::Break(()) };
-            let sent = send(watcher, delivery, revision, streams, events_total, effects);
+            let sent = send(watcher, delivery, revision, streams, effects);
             if sent.is_break() {
                 unsent[number] = Some(delivery.first());
             }
@@ -207,10 +207,9 @@ impl Hub {
         effects: &mut Vec<Effect>,
     ) -> Option<Revision> {
         let watcher = self.watchers[slot as usize].as_mut()?;
-        let Self { revision, streams, events_total, .. } = self;
-        let mut sent = deliveries
-            .iter()
-            .map(|delivery| (delivery, send(watcher, delivery, *revision, streams, events_total, effects)));
+        let Self { revision, streams, .. } = self;
+        let mut sent =
+            deliveries.iter().map(|delivery| (delivery, send(watcher, delivery, *revision, streams, effects)));
         sent.find(|(_, sent)| sent.is_break()).map(|(delivery, _)| delivery.first())
     }
 }

@@ -33,6 +33,8 @@ impl Ports {
 /// How to start a server.
 #[derive(Clone)]
 pub struct Setup {
+    /// Words in front of the program, such as `setpriv …`; they end in an exec.
+    wrapper: Vec<String>,
     program: OsString,
     backend: Option<Backend>,
     pub ports: Ports,
@@ -56,7 +58,16 @@ impl Setup {
 
     fn new(program: OsString, backend: Option<Backend>) -> Self {
         let (flags, environment) = (Vec::new(), Vec::new());
-        Setup { program, backend, ports: Ports::free(), flags, bare: false, environment, default_timing: false }
+        Setup {
+            wrapper: Vec::new(),
+            program,
+            backend,
+            ports: Ports::free(),
+            flags,
+            bare: false,
+            environment,
+            default_timing: false,
+        }
     }
 
     pub fn flag(mut self, flag: impl Into<String>) -> Self {
@@ -66,6 +77,12 @@ impl Setup {
 
     pub fn flags<const N: usize>(self, flags: [&str; N]) -> Self {
         flags.into_iter().fold(self, Setup::flag)
+    }
+
+    /// Runs it through a program that changes its surroundings and then becomes it.
+    pub fn through<const N: usize>(mut self, wrapper: [&str; N]) -> Self {
+        self.wrapper = wrapper.map(str::to_owned).to_vec();
+        self
     }
 
     /// The backend is then to be chosen in another way.
@@ -121,7 +138,9 @@ impl Setup {
 
     /// The command as [`Setup::start`] would run it with that data dir.
     pub fn command(&self, data: &Path) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut words = self.wrapper.iter().map(OsString::from).chain([self.program.clone()]);
+        let mut command = Command::new(words.next().expect("at least the program"));
+        command.args(words);
         if !self.bare {
             command
                 .arg("--name=m1")

@@ -85,18 +85,22 @@ async fn the_hash_of_a_history_is_the_one_etcd_computes(setup: Setup) {
     assert_eq!(found, expected, "by revision");
     refused(api.hash_kv(8).await, Code::OutOfRange, text::FUTURE);
 
-    // At 4 one of two keys is below its revision, at 5 both are gone, at 6 one is back.
-    for (compacted, expected) in
-        [(4, [2_671_492_319, 3_054_055_267]), (5, [294_517_486, 661_526_275]), (6, [661_526_275, 661_526_275])]
-    {
+    // At 4 one of two keys is below its revision, at 5 both are gone, at 6 one is back. The last two numbers are the hash of
+    // the compacted revision as it was before, and the revision compacted to then.
+    for (compacted, expected, before) in [
+        (4, [2_671_492_319, 3_054_055_267], (2_069_675_932, -1)),
+        (5, [294_517_486, 661_526_275], (2_671_492_319, 4)),
+        (6, [661_526_275, 661_526_275], (294_517_486, 5)),
+    ] {
         api.compact(compacted, true).await.expect("compacted");
-        refused(api.hash_kv(compacted - 1).await, Code::OutOfRange, text::COMPACTED);
+        refused(api.hash_kv(3).await, Code::OutOfRange, text::COMPACTED);
         let mut found = Vec::new();
         if is_etcd {
             refused(api.hash_kv(compacted).await, Code::OutOfRange, text::COMPACTED);
         } else {
-            // Since 3.6 the compacted revision itself is answered.
-            assert_eq!(api.hash_kv(compacted).await.expect("hashed").compact_revision, compacted);
+            let at_it = api.hash_kv(compacted).await.expect("hashed");
+            assert_eq!((at_it.hash, at_it.compact_revision), before, "compacted at {compacted}");
+            assert_eq!((at_it.hash_revision, at_it.header.expect("a header").revision), (compacted, 7));
         }
         for revision in [compacted + 1, 7] {
             let answer = api.hash_kv(revision).await.expect("hashed");
@@ -104,6 +108,10 @@ async fn the_hash_of_a_history_is_the_one_etcd_computes(setup: Setup) {
             found.push(answer.hash);
         }
         assert_eq!(found, expected, "compacted at {compacted}");
+    }
+    if !is_etcd {
+        // The last ten compactions are remembered, even where nothing can be read any more.
+        assert_eq!(api.hash_kv(4).await.expect("hashed").hash, 2_069_675_932);
     }
 }
 

@@ -3,6 +3,7 @@
 mod data_dir;
 mod flags;
 mod life;
+mod settings;
 
 use crate::harness::server::Server;
 use crate::harness::{Setup, wait_until};

@@ -38,6 +38,10 @@ fn operations() -> Vec<Case> {
             "9a 01 02 08 05",
         ),
         operation(Op::ClusterVersion(ClusterVersion { version: "3".to_owned() }), "a2 01 03 0a 01 '3'"),
+        operation(
+            Op::Downgrade(DowngradeInfo { enabled: true, target_version: "3.6.0".to_owned() }),
+            "aa 01 09 08 01 12 05 '3.6.0'",
+        ),
         case(
             "castdpb.GrantedLease",
             GrantedLease { id: 5, granted_index: 300, remaining_ttl_secs: 30 },
