@@ -24,6 +24,7 @@
 
 mod harness;
 
+mod compaction;
 mod differential;
 mod durability;
 mod elections;
@@ -38,6 +39,7 @@ mod locks;
 mod logs;
 mod maintenance;
 mod members;
+mod membership;
 mod metrics;
 mod process;
 mod quota;
