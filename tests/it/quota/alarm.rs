@@ -88,7 +88,7 @@ async fn checks_tell_of_a_corrupt_store(setup: Setup) {
     assert_eq!(get("/readyz?exclude=data_corruption").status, 200);
     assert_eq!(get("/livez").status, 200);
     assert_eq!(alarm_metric(&server, 3, "CORRUPT"), Some(1.0));
-    assert_eq!(status(&api).await.errors, ["memberID:3 alarm:CORRUPT"]);
+    assert_eq!(status(&api).await.errors, ["memberID:3 alarm:CORRUPT "]);
     assert_eq!(ask_alarm(&api, DEACTIVATE, 3, CORRUPT_KIND).await, [(3, CORRUPT_KIND)]);
     assert_eq!(get("/readyz").status, 200);
 }
