@@ -7,6 +7,7 @@ pub mod api;
 pub mod boot;
 pub mod cast;
 pub mod config;
+pub mod fuzz;
 pub mod ids;
 pub mod lease;
 pub mod member;
