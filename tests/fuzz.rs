@@ -15,7 +15,7 @@ use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-const CHANGED: usize = 20_000;
+const CHANGED: usize = 60_000;
 /// What breaks parsers more often than other bytes.
 const INTERESTING: [&[u8]; 16] = [
     b"\x00",

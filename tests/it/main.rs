@@ -10,6 +10,7 @@
 //!   durability/     the same a hundred times over, under load
 //!   fsync.rs        a disk that fails
 //!   tracing.rs      what a collector hears of one request
+//!   gateway/        the same API as JSON, by curl, by WebSocket, and next to etcd's gateway
 //!   process/ http   flags, files, signals, exit codes; the client port spoken to by other than gRPC
 //!   differential/   one script for etcd and for Castd, and the list of the differences we want
 //! ```
@@ -23,6 +24,7 @@ mod differential;
 mod durability;
 mod etcdctl;
 mod fsync;
+mod gateway;
 mod http;
 mod kv;
 mod lease;
