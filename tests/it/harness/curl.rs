@@ -60,9 +60,17 @@ pub struct Stream {
 
 impl Stream {
     pub fn open(server: &Server, http: Http, path: &str) -> Stream {
-        let mut command = command(server, http, path);
         // `.` is stdin, not waited for.
-        command.args(["--request", "POST", "--header", "Expect:", "--upload-file", "."]);
+        let arguments = ["--request", "POST", "--header", "Expect:", "--upload-file", "."];
+        Stream::start(command(server, http, path).args(arguments))
+    }
+
+    /// One with a body that is there at once. Go's server begins to answer when it has all of it.
+    pub fn post(server: &Server, http: Http, path: &str, body: &str) -> Stream {
+        Stream::start(command(server, http, path).args(["--data-binary", body]))
+    }
+
+    fn start(command: &mut Command) -> Stream {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("curl is installed");
         let stdout = BufReader::new(child.stdout.take().expect("piped"));
         let (sender, lines) = channel();
