@@ -1,11 +1,10 @@
 //! castd: reads what the operator wants, starts one member, and runs it until a signal.
 
 use castd::config::{self, Invocation, Level, Note, Severity, Surroundings};
-use castd::member::Member;
+use castd::member::{Member, StartError};
+use castd::ports::PortsError;
 use castd::telemetry::log::{self, LogGuard, LogSettings};
 use castd::{memory_lock, process, storage};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 use slog::{Logger, error, info, warn};
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -43,14 +42,14 @@ fn run(config: &config::Config, notes: &[Note]) -> ExitCode {
     if !may_start(config, has_data, &log) {
         return exit_code(process::EXIT_FAILURE);
     }
-    // Before any thread starts: from here on a signal is a request to stop, not the end.
-    let mut signals = match Signals::new([SIGTERM, SIGINT]) {
+    let signals = match process::StopSignals::listen(log.clone()) {
         Ok(signals) => signals,
         Err(failure) => {
             error!(log, "cannot wait for signals"; "error" => %failure);
             return exit_code(process::EXIT_FAILURE);
         }
     };
+    process::raise_descriptor_limit();
     for (text, field, urls) in [
         ("configuring peer listeners", "listen-peer-urls", &config.listen_peer_urls),
         ("configuring client listeners", "listen-client-urls", &config.listen_client_urls),
@@ -62,23 +61,22 @@ fn run(config: &config::Config, notes: &[Note]) -> ExitCode {
     let member = match Member::start_logged(config, &log) {
         Ok(member) => member,
         Err(failure) => {
-            slog::crit!(log, "discovery failed"; "error" => %failure);
+            match &failure {
+                StartError::Ports(few @ PortsError::TooFewDescriptors { limit }) => slog::crit!(log, "{}", few;
+                    "limit" => limit, "recommended-limit" => process::DESCRIPTORS_RESERVED),
+                _ => slog::crit!(log, "discovery failed"; "error" => %failure),
+            }
             return exit_code(process::EXIT_FAILURE);
         }
     };
     notify_ready(&log);
 
-    let signal = signals.forever().next().unwrap_or(SIGTERM);
-    info!(log, "received signal; shutting down"; "signal" => if signal == SIGINT { "interrupt" } else { "terminated" });
+    let signal = signals.wait();
     member.stop();
     drop(log);
+    // Waits for the last lines.
     drop(guard);
-    if std::process::id() == 1 {
-        return ExitCode::SUCCESS;
-    }
-    // As etcd does: whoever waits for this process sees that the signal ended it.
-    let _ = signal_hook::low_level::emulate_default_handler(signal);
-    ExitCode::FAILURE
+    process::die_of(signal)
 }
 
 fn start_log(settings: &LogSettings) -> Result<(Logger, LogGuard), ExitCode> {

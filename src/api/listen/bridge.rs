@@ -8,6 +8,7 @@
 //! ways, a few chunks at a time, since a watch may last for days; who does not read leaves the other to HTTP/2's flow
 //! control. How much of a body is read, and for how long, is the application's business.
 
+use super::connection::Remote;
 use super::http_threads::{Job, JobSender, respond};
 use actix_http::body::{BodySize, BoxBody, MessageBody};
 use actix_http::error::PayloadError;
@@ -21,12 +22,12 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, reque
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Body as _, Frame, Incoming};
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
 use tonic::body::Body;
 
 /// Chunks of a body that may wait for a slow reader.
@@ -43,7 +44,7 @@ pub(super) struct BridgedRequest {
     head: request::Parts,
     /// None if the request has no body.
     body: Option<RequestChunks>,
-    remote: SocketAddr,
+    remote: Remote,
     /// Closed when the client has reset the stream; the application's work is then dropped.
     reply: oneshot::Sender<BridgedResponse>,
 }
@@ -79,7 +80,7 @@ impl Bridge {
         &self.sender
     }
 
-    pub(super) async fn answer(&self, request: Request<Incoming>, remote: SocketAddr) -> Response<Body> {
+    pub(super) async fn answer(&self, request: Request<Incoming>, remote: Remote) -> Response<Body> {
         let Ok(permit) = self.permits.clone().try_acquire_owned() else {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "too many requests");
         };
@@ -142,6 +143,15 @@ fn plain(status: StatusCode, text: &str) -> Response<Body> {
     headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     set_date(headers);
+    response
+}
+
+/// The answer of a port for gRPC only to all else, as etcd's gRPC library gives it.
+pub(super) fn not_grpc(headers: &http::HeaderMap) -> Response<Body> {
+    let given = headers.get(http::header::CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let text = format!("invalid gRPC request content-type {:?}", given.unwrap_or_default());
+    let mut response = Status::invalid_argument(text).into_http();
+    *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
     response
 }
 
@@ -252,7 +262,7 @@ async fn pump(body: BoxBody, sender: mpsc::Sender<Result<Frame<Bytes>, BodyError
 }
 
 /// None if the other release of `http` does not take what this one took.
-fn into_actix(head: &request::Parts, body: Option<RequestChunks>, remote: SocketAddr) -> Option<ActixRequest> {
+fn into_actix(head: &request::Parts, body: Option<RequestChunks>, remote: Remote) -> Option<ActixRequest> {
     let payload = match body {
         None => Payload::None,
         Some(chunks) => Payload::from(Box::pin(ReceiverStream::new(chunks)) as BoxedPayloadStream),
@@ -262,7 +272,7 @@ fn into_actix(head: &request::Parts, body: Option<RequestChunks>, remote: Socket
     actix_head.method = actix_http::Method::from_bytes(head.method.as_str().as_bytes()).ok()?;
     actix_head.uri = head.uri.to_string().parse().ok()?;
     actix_head.version = actix_http::Version::HTTP_2;
-    actix_head.peer_addr = Some(remote);
+    actix_head.peer_addr = remote.tcp();
     for (name, value) in &head.headers {
         let name = actix_header::HeaderName::from_bytes(name.as_str().as_bytes()).ok()?;
         let value = actix_header::HeaderValue::from_bytes(value.as_bytes()).ok()?;

@@ -6,12 +6,12 @@
 //!
 //! Requests come from hyper, or from within: the JSON gateway calls the same services, with a body of its own making.
 
+use super::connection::Remote;
+use super::inbound::Inbound;
 use crate::api::call_notes;
 use crate::api::status::received_too_large;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -44,12 +44,12 @@ impl<B, S> Serves<B> for S where
 
 /// What tonic generates takes any body and is always ready.
 trait GrpcService: Send + Sync {
-    fn answer(&self, request: Request<Incoming>) -> Answer;
+    fn answer(&self, request: Request<Inbound>) -> Answer;
     fn answer_within(&self, request: Request<Body>) -> Answer;
 }
 
-impl<S: Serves<Incoming> + Serves<Body> + Clone + Send + Sync> GrpcService for S {
-    fn answer(&self, request: Request<Incoming>) -> Answer {
+impl<S: Serves<Inbound> + Serves<Body> + Clone + Send + Sync> GrpcService for S {
+    fn answer(&self, request: Request<Inbound>) -> Answer {
         self.clone().call(request)
     }
 
@@ -68,25 +68,25 @@ impl Routes {
     #[must_use]
     pub fn add_service<S>(mut self, service: S) -> Routes
     where
-        S: Serves<Incoming> + Serves<Body> + NamedService + Clone + Send + Sync + 'static,
+        S: Serves<Inbound> + Serves<Body> + NamedService + Clone + Send + Sync + 'static,
     {
         self.services.push((S::NAME, Arc::new(service)));
         self
     }
 
-    pub(super) fn answer(&self, request: Request<Incoming>, remote: SocketAddr) -> Answer {
+    pub(super) fn answer(&self, request: Request<Inbound>, remote: Remote) -> Answer {
         self.dispatch(request, remote, |service, request| service.answer(request))
     }
 
     /// For calls from within this process, on behalf of a client at `remote`.
-    pub fn within(&self, remote: SocketAddr) -> Within {
+    pub fn within(&self, remote: Remote) -> Within {
         Within { routes: self.clone(), remote }
     }
 
     fn dispatch<B>(
         &self,
         request: Request<B>,
-        remote: SocketAddr,
+        remote: Remote,
         answer: impl FnOnce(&dyn GrpcService, Request<B>) -> Answer,
     ) -> Answer {
         let path = request.uri().path();
@@ -107,7 +107,7 @@ impl Routes {
 #[derive(Clone)]
 pub struct Within {
     routes: Routes,
-    remote: SocketAddr,
+    remote: Remote,
 }
 
 impl Service<Request<Body>> for Within {

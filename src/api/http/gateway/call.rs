@@ -13,14 +13,13 @@ use super::encode::{EncodeError, encode};
 use super::headers::Caller;
 use super::objects::{ObjectError, Objects};
 use super::schema::Schema;
-use crate::api::listen::Within;
+use crate::api::listen::{Remote, Within};
 use crate::api::status::{http_status, received_too_large};
 use bytes::{Buf as _, BufMut as _, Bytes};
 use castd_proto::{Kind, Rpc};
 use futures_util::{Stream, stream};
 use http::uri::PathAndQuery;
 use serde::Serialize;
-use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
@@ -110,7 +109,7 @@ pub struct Running {
 }
 
 /// Begins the call; the sender takes its request's body.
-pub fn start(gateway: &Gateway, rpc: Rpc, caller: Caller, remote: SocketAddr) -> (mpsc::Sender<Chunk>, Running) {
+pub fn start(gateway: &Gateway, rpc: Rpc, caller: Caller, remote: Remote) -> (mpsc::Sender<Chunk>, Running) {
     let (sender, chunks) = mpsc::channel(CHUNKS_MAX);
     let (reply, answer) = oneshot::channel();
     let objects = Objects::new(gateway.object_bytes_max(), gateway.budget.clone());
@@ -159,7 +158,7 @@ struct Call {
     gateway: Gateway,
     rpc: Rpc,
     metadata: MetadataMap,
-    remote: SocketAddr,
+    remote: Remote,
 }
 
 impl Call {

@@ -23,7 +23,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
-use crate::api::listen::{HangUp, Routes};
+use crate::api::listen::{HangUp, Remote, Routes};
 use crate::api::status::GatewayError;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
@@ -35,7 +35,6 @@ use headers::Caller;
 use objects::Budget;
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::LazyLock;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -102,8 +101,8 @@ fn resource(prefix: &str, gateway: Gateway) -> Resource {
 
 async fn serve(gateway: &Gateway, request: &HttpRequest, payload: web::Payload) -> HttpResponse {
     let Some(rpc) = find(request.path()) else { return refuse(&GatewayError::UnknownPath.into(), None) };
-    // Both HTTP versions say it; only a test may not.
-    let remote = request.peer_addr().unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+    // Only clients of a unix socket have no address.
+    let remote = request.peer_addr().map_or(Remote::Unix, Remote::Tcp);
     if wants_websocket(request.headers()) {
         let caller = match Caller::of_websocket(request.headers()) {
             Ok(caller) => caller,
