@@ -374,6 +374,10 @@ impl Handler<DeletePiece> for Applier {
 
     fn handle(&mut self, piece: DeletePiece, _: &mut Self::Context) {
         let piece = self.delete(piece);
+        if piece.deleted.rows > 0 {
+            // The store has become smaller.
+            self.published.store(self.machine.view());
+        }
         self.links.piece_deleted.do_send(piece);
         if piece.deleted.finished.is_some() {
             self.links.compaction_finished.do_send(CompactionFinished);

@@ -154,8 +154,8 @@ impl Compactor {
         mvcc.db_compaction_last.set(i64::try_from(unix_seconds).unwrap_or(i64::MAX));
         let size = self.view.load().size();
         slog::info!(self.log, "finished scheduled compaction"; "compact-revision" => finished.revision.0, "took" => ?finished.took,
-            "number-of-keys-compacted" => finished.rows, "current-db-size-bytes" => size.allocated_bytes,
-            "current-db-size-in-use-bytes" => size.in_use_bytes);
+            "number-of-keys-compacted" => finished.rows, "current-db-size-bytes" => size.db_size,
+            "current-db-size-in-use-bytes" => size.in_use);
     }
 }
 

@@ -149,7 +149,7 @@ impl Edge {
         check: impl Fn(&View) -> Result<pb::Member, MembershipError>,
     ) -> Result<(pb::Member, Vec<pb::Member>), RequestError> {
         loop {
-            let (change, member) = self.checked(&self.cast.local_view(&admitted.permit), kind, &check)?;
+            let (change, member) = self.checked_change(&self.cast.local_view(&admitted.permit), kind, &check)?;
             match self.cast.change_membership(&admitted.permit, &change, admitted.span()).await? {
                 Outcome::Members(members) => return Ok((member, members)),
                 Outcome::MembershipOvertaken => {}
@@ -158,7 +158,7 @@ impl Edge {
         }
     }
 
-    fn checked(
+    fn checked_change(
         &self,
         view: &View,
         kind: Kind,
