@@ -9,24 +9,27 @@
 //! [`crate::api::permit::authorize`] hands out: a handler that forgot to ask for permission does not compile.
 
 use crate::actors::lease_keeper::LeaseKeeper;
-use crate::actors::raft_node::{Propose, RaftNode, Read, ReadIndex};
+use crate::actors::raft_node::{LookUpProgress, Propose, RaftNode, Read, ReadIndex};
 use crate::actors::snapshotter::{ExportError, Snapshotter};
 use crate::actors::watch_hub::WatchHub;
 use crate::api::call_notes::{self, Asked};
 use crate::api::permit::Permit;
 use crate::ids::{ClusterId, MemberId};
 use crate::lease::LeaseError;
+use crate::membership::MembershipError;
 use crate::membership::downgrade::DowngradeError;
 use crate::mvcc::{MvccError, RequestError as CheckError};
 use crate::peer::calls::PeerCalls;
 use crate::peer::roster::Connections;
-use crate::raft::node::{RaftError, Status};
-use crate::state::{Outcome, View};
+use crate::queue::QueueError;
+use crate::quota::{Quota, Shortage, cost};
+use crate::raft::node::{MemberProgress, RaftError, Status};
+use crate::state::{Alarm, Outcome, View, membership_entry};
 use crate::telemetry::trace::SpanContext;
 use actix::Addr;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use castd_proto::castdpb::{RaftRequest, raft_request};
+use castd_proto::castdpb::{MembershipChange, RaftRequest, SpaceShortage, raft_request};
 use castd_proto::etcdserverpb::ResponseHeader;
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -55,6 +58,10 @@ pub enum RequestError {
     #[error(transparent)]
     Lease(#[from] LeaseError),
     #[error(transparent)]
+    Membership(#[from] MembershipError),
+    #[error("a learner does not answer this call")]
+    NotSupportedForLearner,
+    #[error(transparent)]
     Downgrade(#[from] DowngradeError),
     #[error(transparent)]
     Export(#[from] ExportError),
@@ -73,6 +80,14 @@ pub enum RequestError {
     TooLarge,
     #[error("no leader is known")]
     NoLeader,
+    /// A write that was not carried out: there is no room for it, or the alarm NOSPACE is on.
+    #[error("the store has reached its quota")]
+    NoSpace,
+    /// A write that was carried out, and went beyond this member's quota.
+    #[error("the store has grown beyond its quota")]
+    BeyondQuota(Shortage),
+    #[error("the alarm CORRUPT is on")]
+    Corrupt,
     #[error("the member is shutting down")]
     Stopped,
     /// A part of etcd's API that this release does not have yet; the text names it.
@@ -84,6 +99,13 @@ pub enum RequestError {
     RangeStreamUnsupported(&'static str),
     #[error("unknown health service")]
     UnknownHealthService,
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    #[error("the caller's deadline has passed")]
+    DeadlineExceeded,
+    /// Of Lock and Election, whose callers get every error without its code.
+    #[error(transparent)]
+    Uncoded(Box<RequestError>),
 }
 
 /// A value that one actor writes and anybody reads, without waiting for either.
@@ -206,6 +228,8 @@ pub struct Limits {
     /// Of the encoded raft request, in bytes.
     pub request_bytes_max: usize,
     pub txn_ops_max: usize,
+    /// Of this member's store.
+    pub quota: Quota,
 }
 
 pub struct Addresses {
@@ -232,6 +256,8 @@ struct Inner {
     writes: Arc<Room>,
     reads: Arc<Room>,
     read_turns: ReadTurns,
+    /// Held by who raises the alarm NOSPACE; whoever else was refused meanwhile waits for it.
+    raising: tokio::sync::Mutex<()>,
 }
 
 /// The ways into the cast. Cheap to clone.
@@ -247,8 +273,8 @@ impl Cast {
         identity: Identity,
         limits: Limits,
     ) -> Self {
-        let (writes, reads, read_turns) = Default::default();
-        Cast(Arc::new(Inner { addresses, view, status, peers, identity, limits, writes, reads, read_turns }))
+        let (writes, reads, read_turns, raising) = Default::default();
+        Cast(Arc::new(Inner { addresses, view, status, peers, identity, limits, writes, reads, read_turns, raising }))
     }
 
     pub fn limits(&self) -> Limits {
@@ -283,18 +309,64 @@ impl Cast {
         }
     }
 
-    /// Replicates `op` and answers with what applying it gave.
+    /// Replicates `op` and answers with what applying it gave. What needs room is refused when there is none.
     pub async fn replicate(
         &self,
         _permit: &Permit,
         op: raft_request::Op,
         span: SpanContext,
     ) -> Result<Outcome, RequestError> {
+        // No view is held while waiting: compaction waits for views.
+        let shortage = self.0.limits.quota.shortage(self.0.view.load().size().db_size, cost::of(&op));
+        if let Some(shortage) = shortage {
+            return Err(self.out_of_space(shortage).await);
+        }
+        self.check_backlog()?;
+        match self.propose(op, span).await {
+            Err(RequestError::BeyondQuota(shortage)) => Err(self.out_of_space(shortage).await),
+            outcome => outcome,
+        }
+    }
+
+    /// Replicates a change of the membership and answers with the members after it.
+    pub async fn change_membership(
+        &self,
+        _permit: &Permit,
+        change: &MembershipChange,
+        span: SpanContext,
+    ) -> Result<Outcome, RequestError> {
+        self.check_backlog()?;
+        self.propose_entry(EntryType::EntryConfChange, membership_entry(change), span).await
+    }
+
+    fn check_backlog(&self) -> Result<(), RequestError> {
         let committed = self.0.status.load().committed.0;
         if committed > self.0.view.load().applied.0 + APPLY_BACKLOG_MAX {
             return Err(RequestError::TooManyRequests);
         }
-        self.propose(op, span).await
+        Ok(())
+    }
+
+    /// What a request that is wrong in another way, too, is refused with: etcd looks at the quota first.
+    pub async fn refusal(&self, _permit: &Permit, cost: u64, error: RequestError) -> RequestError {
+        let shortage = self.0.limits.quota.shortage(self.0.view.load().size().db_size, cost);
+        match shortage {
+            Some(shortage) => self.out_of_space(shortage).await,
+            None => error,
+        }
+    }
+
+    /// Raises the alarm of this member, unless it is on, before a client hears of it. A hundred refusals raise it once.
+    async fn out_of_space(&self, shortage: Shortage) -> RequestError {
+        let alarm = Alarm::no_space(self.0.identity.member);
+        let _turn = self.0.raising.lock().await;
+        if !self.0.view.load().alarms.contains(alarm) {
+            let Shortage { db_size, needed_bytes } = shortage;
+            let report = SpaceShortage { member_id: alarm.member.0, db_size, needed_bytes };
+            // If it gets lost, the next refusal raises it.
+            let _ = self.replicate_own(raft_request::Op::SpaceShortage(report)).await;
+        }
+        RequestError::NoSpace
     }
 
     /// As [`Cast::replicate`], for what the member does in its own name: also while a long log is being replayed.
@@ -304,19 +376,20 @@ impl Cast {
 
     async fn propose(&self, op: raft_request::Op, span: SpanContext) -> Result<Outcome, RequestError> {
         let data = RaftRequest { op: Some(op), ..Default::default() }.encode_to_vec();
+        self.propose_entry(EntryType::EntryNormal, data, span).await
+    }
+
+    async fn propose_entry(&self, kind: EntryType, data: Vec<u8>, span: SpanContext) -> Result<Outcome, RequestError> {
         if data.len() > self.0.limits.request_bytes_max {
             return Err(RequestError::TooLarge);
         }
         let place = self.0.writes.take(data.len())?;
         let data = Bytes::from(data);
-        call_notes::note_asked(|| Asked::Proposed(data.clone()));
+        if kind == EntryType::EntryNormal {
+            call_notes::note_asked(|| Asked::Proposed(data.clone()));
+        }
         let (sender, answer) = oneshot::channel();
-        self.0.addresses.raft_node.do_send(Propose {
-            data,
-            kind: EntryType::EntryNormal,
-            reply: Reply { sender, _place: Some(place) },
-            span,
-        });
+        self.0.addresses.raft_node.do_send(Propose { data, kind, reply: Reply { sender, _place: Some(place) }, span });
         answer.await.unwrap_or(Err(RequestError::Stopped))
     }
 
@@ -331,6 +404,22 @@ impl Cast {
         }
         answer.await.unwrap_or(Err(RequestError::Stopped))?;
         Ok(self.local_view(permit))
+    }
+
+    /// How much of the log a member has, as the leader knows it.
+    pub async fn progress_of(
+        &self,
+        _permit: &Permit,
+        member: MemberId,
+        span: SpanContext,
+    ) -> Result<MemberProgress, RequestError> {
+        let asked = self.0.addresses.raft_node.send(LookUpProgress { member, span });
+        asked.await.map_err(|_| RequestError::Stopped)
+    }
+
+    /// Whether this member only learns: it answers few calls then. Cheap, since every call asks.
+    pub fn is_learner(&self) -> bool {
+        self.0.status.0.load().is_learner
     }
 
     /// This member's newest view, which may be behind.

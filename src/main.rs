@@ -2,15 +2,13 @@
 
 use castd::config::{self, Invocation, Level, Note, Severity, Surroundings};
 use castd::member::{Member, StartError};
+use castd::ports::PortsError;
+use castd::process::Stop;
 use castd::telemetry::log::{self, LogGuard, LogSettings};
 use castd::{memory_lock, process, storage};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 use slog::{Logger, error, info, warn};
 use std::io::Write as _;
 use std::process::ExitCode;
-use std::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -45,13 +43,14 @@ fn run(config: &config::Config, notes: &[Note]) -> ExitCode {
     if !may_start(config, has_data, &log) {
         return exit_code(process::EXIT_FAILURE);
     }
-    // Before any thread starts: from here on a signal is a request to stop, not the end.
-    let stop = CancellationToken::new();
-    let (end, ended) = mpsc::channel();
-    if let Err(failure) = wait_for_signals(end.clone(), stop.clone()) {
-        error!(log, "cannot wait for signals"; "error" => %failure);
-        return exit_code(process::EXIT_FAILURE);
-    }
+    let signals = match process::StopSignals::listen(log.clone()) {
+        Ok(signals) => signals,
+        Err(failure) => {
+            error!(log, "cannot wait for signals"; "error" => %failure);
+            return exit_code(process::EXIT_FAILURE);
+        }
+    };
+    process::raise_descriptor_limit();
     for (text, field, urls) in [
         ("configuring peer listeners", "listen-peer-urls", &config.listen_peer_urls),
         ("configuring client listeners", "listen-client-urls", &config.listen_client_urls),
@@ -60,77 +59,43 @@ fn run(config: &config::Config, notes: &[Note]) -> ExitCode {
         write_note(&log, &Note::new(Level::Info, text).with(field, urls));
     }
     write_note(&log, &starting(config, has_data));
-    let end = match Member::start_until(config, &log, &stop) {
-        Ok(member) => {
-            notify_ready(&log);
-            member.when_removed(move || {
-                let _ = end.send(End::Removed);
-            });
-            let end = ended.recv().unwrap_or(End::Signal(SIGTERM));
-            say_why(&log, end);
-            member.stop();
-            end
-        }
+    let member = match Member::start_logged(config, &log) {
+        Ok(member) => member,
         Err(StartError::Removed) => {
-            say_why(&log, End::Removed);
-            End::Removed
-        }
-        Err(StartError::Stopped) => {
-            let end = ended.recv().unwrap_or(End::Signal(SIGTERM));
-            say_why(&log, end);
-            end
+            say_removed(&log);
+            return ExitCode::SUCCESS;
         }
         Err(failure) => {
-            slog::crit!(log, "discovery failed"; "error" => %failure);
+            match &failure {
+                StartError::Ports(few @ PortsError::TooFewDescriptors { limit }) => slog::crit!(log, "{}", few;
+                    "limit" => limit, "recommended-limit" => process::DESCRIPTORS_RESERVED),
+                _ => slog::crit!(log, "discovery failed"; "error" => %failure),
+            }
             return exit_code(process::EXIT_FAILURE);
         }
     };
-    drop(log);
-    drop(guard);
-    match end {
-        End::Removed => ExitCode::SUCCESS,
-        End::Signal(_) if std::process::id() == 1 => ExitCode::SUCCESS,
-        End::Signal(signal) => {
-            // As etcd does: whoever waits for this process sees that the signal ended it.
-            let _ = signal_hook::low_level::emulate_default_handler(signal);
-            ExitCode::FAILURE
-        }
+    notify_ready(&log);
+
+    member.when_removed(signals.on_removal());
+    let stop = signals.wait();
+    if stop == Stop::Removed {
+        say_removed(&log);
     }
-}
-
-/// Why the member is to stop.
-#[derive(Clone, Copy)]
-enum End {
-    Signal(i32),
-    /// From its cluster, for ever.
-    Removed,
-}
-
-/// Tells of the first signal, on a thread of its own. Further ones change nothing: the member is stopping.
-fn wait_for_signals(end: mpsc::Sender<End>, stop: CancellationToken) -> std::io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        for signal in signals.forever() {
-            // Nobody listens any more once the member has stopped.
-            let _ = end.send(End::Signal(signal));
-            stop.cancel();
-        }
-    })?;
-    Ok(())
+    member.stop();
+    drop(log);
+    // Waits for the last lines.
+    drop(guard);
+    match stop {
+        Stop::Signal(signal) => process::die_of(signal),
+        // Not a failure: whoever restarts failed services has nothing to restart.
+        Stop::Removed => ExitCode::SUCCESS,
+    }
 }
 
 /// In etcd's words.
-fn say_why(log: &Logger, end: End) {
-    match end {
-        End::Signal(signal) => {
-            let name = if signal == SIGINT { "interrupt" } else { "terminated" };
-            info!(log, "received signal; shutting down"; "signal" => name);
-        }
-        End::Removed => {
-            error!(log, "server error"; "error" => StartError::Removed.to_string());
-            warn!(log, "data-dir used by this member must be removed");
-        }
-    }
+fn say_removed(log: &Logger) {
+    error!(log, "server error"; "error" => StartError::Removed.to_string());
+    warn!(log, "data-dir used by this member must be removed");
 }
 
 fn start_log(settings: &LogSettings) -> Result<(Logger, LogGuard), ExitCode> {

@@ -1,22 +1,27 @@
 //! One member, from a configuration to open ports, and back down. What `main` runs, and what another program embeds.
 //!
 //! ```text
-//!   boot (disk) ──▶ wiring (actors) ──▶ peer port ──▶ published through the log ──▶ client port, ready
+//!   ports (bound) ──▶ boot (disk) ──▶ wiring (actors) ──▶ peer port (open) ──▶ published ──▶ client ports (open), ready
 //! ```
 
 use crate::actors::applier;
+use crate::actors::compactor;
 use crate::actors::snapshotter::Defragment;
 use crate::api::grpc::{Edge, EdgeSettings, SNAPSHOTS_MAX, Serving};
-use crate::api::http::{Access, ClientHttp, PeerHttp, client_app, peer_app};
-use crate::api::listen::{EdgeServer, ListenError, ListenOn, ListenSettings, Routes};
+use crate::api::http::{Access, ClientHttp, Gateway, PeerHttp, client_app, metrics_app, peer_app};
+use crate::api::listen::Routes;
 use crate::api::member_http::MemberHttp;
 use crate::boot::{self, Boot, BootError};
 use crate::cast::{Cast, Identity, Limits, RequestError};
+use crate::compaction::pace;
 use crate::config::{CASTD_VERSION, CLUSTER_VERSION, Config, ETCD_VERSION};
 use crate::membership::urls::UrlSet;
 use crate::peer::handlers::Handlers;
 use crate::peer::service::PeerService;
 use crate::peer::{FRAME_BYTES_MAX, PeerSettings};
+use crate::ports::{BoundPorts, Ports, PortsError, Served};
+use crate::process::descriptor_limit;
+use crate::quota::Quota;
 use crate::storage::DataDir;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::{Build, Metrics, RequestKind};
@@ -25,15 +30,15 @@ use crate::wiring::{self, Placement, Running, Started, Surroundings};
 use castd_backend_api::Backend;
 use castd_proto::castdpb::{ClusterVersion, MemberAttributes, raft_request::Op};
 use slog::{Logger, info, o, warn};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
-/// How long requests in flight may take to finish once the member is told to stop.
-const GRACE: Duration = Duration::from_secs(5);
+/// How long work that has no client any more may take to finish.
+const THREADS_GRACE: Duration = Duration::from_secs(5);
 /// Threads that read what peers send.
 const PEER_THREADS: usize = 2;
 
@@ -42,18 +47,14 @@ pub enum StartError {
     #[error(transparent)]
     Boot(#[from] BootError),
     #[error(transparent)]
-    Listen(#[from] ListenError),
-    #[error("cannot resolve {url}: {source}")]
-    Resolve { url: String, source: std::io::Error },
+    Ports(#[from] PortsError),
     #[error(transparent)]
     Trace(#[from] TraceError),
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
     #[error("the member could not make itself known: {0}")]
     Publish(#[from] RequestError),
-    /// Before the member was ready, somebody wanted it to stop.
-    #[error("stopped while starting")]
-    Stopped,
+    /// Found out while it waited for a leader.
     #[error("the member has been permanently removed from the cluster")]
     Removed,
 }
@@ -61,10 +62,11 @@ pub enum StartError {
 /// A running member.
 pub struct Member {
     runtime: Runtime,
-    /// Of the peer port: clients' requests must not hold up heartbeats.
+    /// Of the peer port: what clients ask for must not hold up heartbeats.
     peer_runtime: Runtime,
-    client_port: EdgeServer,
-    peer_port: EdgeServer,
+    ports: Ports,
+    /// How long requests in flight may take once the member is told to stop: as long as etcd gives them.
+    grace: Duration,
     running: Running,
     stopping: CancellationToken,
     removed: CancellationToken,
@@ -91,18 +93,9 @@ impl Member {
     /// # Errors
     /// As [`Member::start`].
     pub fn start_logged(config: &Config, log: &Logger) -> Result<Member, StartError> {
-        Self::start_until(config, log, &CancellationToken::new())
-    }
-
-    /// As [`Member::start_logged`], unless `stop` is given while the member waits for others to elect a leader with.
-    ///
-    /// # Errors
-    /// As [`Member::start`], and [`StartError::Stopped`].
-    pub fn start_until(config: &Config, log: &Logger, stop: &CancellationToken) -> Result<Member, StartError> {
         let clock = Clock::start();
         // Ports first: a start that fails because one is taken must not have touched the disk.
-        let peer_sockets = bind_all(&config.listen_peer_urls)?;
-        let client_sockets = bind_all(&config.listen_client_urls)?;
+        let bound = BoundPorts::bind(config, descriptor_limit())?;
         let tracing = Tracing::start(&config.tracing, log)?;
         let metrics = Metrics::new(config.metrics);
 
@@ -112,9 +105,16 @@ impl Member {
         for (gate, stage, on) in config.feature_gates.all() {
             metrics.server.feature_enabled.with_label_values(&[gate, stage]).set(i64::from(on));
         }
-        metrics.server.quota_backend_bytes.set(quota_bytes(config));
-        let limits =
-            Limits { request_bytes_max: config.max_request_bytes as usize, txn_ops_max: config.max_txn_ops as usize };
+        let quota = Quota::new(config.quota_backend_bytes);
+        metrics.server.quota_backend_bytes.set(quota.reported());
+        let limited =
+            if config.quota_backend_bytes.is_some() { "enabled backend quota" } else { "disabled backend quota" };
+        info!(log, "{limited}"; "quota-size-bytes" => quota.reported(), "quota-auto-disarm" => config.quota_auto_disarm);
+        let limits = Limits {
+            request_bytes_max: config.max_request_bytes as usize,
+            txn_ops_max: config.max_txn_ops as usize,
+            quota,
+        };
         let around = Surroundings {
             clock,
             metrics: metrics.clone(),
@@ -122,10 +122,18 @@ impl Member {
             identity,
             limits,
             applier: applier::Settings {
-                deleted_rows_max: config.compaction_batch_limit as usize,
-                delete_every: config.compaction_sleep_interval,
                 slow_apply: config.warning_apply_duration,
                 report_entries: config.snapshot_count,
+                member: identity.member,
+                quota,
+                auto_disarm: config.quota_auto_disarm,
+            },
+            compactor: compactor::Settings {
+                keep: config.auto_compaction,
+                pace: pace::Settings {
+                    rows_max: config.compaction_batch_limit as usize,
+                    sleep: config.compaction_sleep_interval,
+                },
             },
             peers: peer_settings(config, identity),
             request_timeout: config.request_timeout(),
@@ -149,7 +157,8 @@ impl Member {
             metrics: metrics.clone(),
             settings: EdgeSettings {
                 election_timeout: config.election_timeout,
-                quota_bytes: quota_bytes(config),
+                is_reconfig_strict: config.strict_reconfig_check,
+                learners_max: u32::try_from(config.max_learners).unwrap_or(u32::MAX),
                 stops_serving_on_defragment: config.feature_gates.is_on("StopGRPCServiceOnDefrag"),
                 slow_request: config.warning_unary_request_duration,
                 slow_read: config.warning_apply_duration,
@@ -160,52 +169,47 @@ impl Member {
             stopping: stopping.clone(),
             log: log.new(o!("part" => "edge")),
         };
-        info!(log, "now serving peer/client/metrics"; "local-member-id" => %identity.member,
-            "initial-advertise-peer-urls" => urls(&config.initial_advertise_peer_urls),
-            "listen-peer-urls" => urls(&config.listen_peer_urls),
-            "advertise-client-urls" => urls(&config.advertise_client_urls),
-            "listen-client-urls" => urls(&config.listen_client_urls),
-            "listen-metrics-urls" => urls(&config.listen_metrics_urls));
-        // Before anything goes through the log: that takes a leader, and a leader takes peers.
-        let http = Arc::new(MemberHttp::new(cast.clone(), metrics.clone()));
-        let service = PeerService::server(inbound, Handlers::default(), stopping.clone(), frame_bytes_max);
-        let peer_port = peer_runtime.block_on(EdgeServer::start(
-            listen_settings("peer", config, peer_sockets),
-            Routes::default().add_service(service),
-            peer_app(PeerHttp { backend: http.clone() }),
-            log.clone(),
-        ))?;
-        runtime.block_on(async {
+        // Once peers are answered.
+        let ready = async {
+            info!(log, "now serving peer/client/metrics"; "local-member-id" => %identity.member,
+                "initial-advertise-peer-urls" => urls(&config.initial_advertise_peer_urls),
+                "listen-peer-urls" => urls(&config.listen_peer_urls),
+                "advertise-client-urls" => urls(&config.advertise_client_urls),
+                "listen-client-urls" => urls(&config.listen_client_urls),
+                "listen-metrics-urls" => urls(&config.listen_metrics_urls));
             tokio::select! {
-                published = publish(config, &cast, &metrics, clock, log) => published,
-                () = removed.cancelled() => Err(StartError::Removed),
-                () = stop.cancelled() => Err(StartError::Stopped),
+                published = publish(config, &cast, &metrics, clock, log) => published?,
+                () = removed.cancelled() => return Err(StartError::Removed),
             }
-        })?;
-        defragment_if_due(config, &cast, log);
-
-        let client_port = runtime.block_on(async {
-            let access = Access { origins: config.cors.clone(), hosts: config.host_whitelist.clone() };
-            let read_timeout = config.request_timeout();
-            let client_app = client_app(ClientHttp { backend: http, access, read_timeout, log: log.clone() });
-            let client_port = EdgeServer::start(
-                listen_settings("client", config, client_sockets),
-                edge.routes(),
-                client_app,
-                log.clone(),
-            );
-            client_port.await
-        })?;
-        for address in client_port.local_addrs() {
-            info!(log, "ready to serve client requests");
-            warn!(log, "serving client traffic insecurely; this is strongly discouraged!";
-                "traffic" => "grpc+http", "address" => %address);
-        }
+            defragment_if_due(config, &cast, log);
+            Ok(())
+        };
+        let http = Arc::new(MemberHttp::new(cast.clone(), metrics.clone()));
+        // The gateway's calls run on this runtime.
+        let gateway = runtime.block_on(async {
+            config.enable_grpc_gateway.then(|| Gateway::new(edge.routes(), edge.receive_bytes_max()))
+        });
+        let client_http = ClientHttp {
+            backend: http.clone(),
+            access: Access { origins: config.cors.clone(), hosts: config.host_whitelist.clone() },
+            read_timeout: config.request_timeout(),
+            gateway,
+            log: log.clone(),
+        };
+        let peers = PeerService::server(inbound, Handlers::default(), stopping.clone(), frame_bytes_max);
+        let served = Served {
+            routes: edge.routes(),
+            peer_routes: Routes::default().add_service(peers),
+            metrics_http: metrics_app(client_http.clone()),
+            client_http: client_app(client_http),
+            peer_http: peer_app(PeerHttp { backend: http }),
+        };
+        let ports = runtime.block_on(bound.open::<StartError>(config, served, ready, &peer_runtime, log))?;
         Ok(Member {
             runtime,
             peer_runtime,
-            client_port,
-            peer_port,
+            ports,
+            grace: config.request_timeout(),
             running,
             stopping,
             removed,
@@ -219,9 +223,9 @@ impl Member {
         })
     }
 
-    /// Where clients connect.
-    pub fn client_addresses(&self) -> &[SocketAddr] {
-        self.client_port.local_addrs()
+    /// Where clients connect by TCP.
+    pub fn client_addresses(&self) -> Vec<SocketAddr> {
+        self.ports.client_addresses()
     }
 
     /// Of the first client port, `http://127.0.0.1:2379`.
@@ -241,32 +245,14 @@ impl Member {
     /// Lets requests in flight finish, ends all threads, and makes the backend durable, so that the next start has nothing
     /// to replay.
     pub fn stop(self) {
-        let Member {
-            runtime,
-            peer_runtime,
-            client_port,
-            peer_port,
-            running,
-            stopping,
-            tracing,
-            backend,
-            cast,
-            log,
-            removed: _,
-            _data_dir,
-        } = self;
+        let Member { runtime, peer_runtime, ports, grace, running, stopping, tracing, backend, cast, log, .. } = self;
         info!(log, "closing etcd server");
         say_who_leads_on(&cast, &log);
         drop(cast);
-        let peers: Vec<String> = peer_port.local_addrs().iter().map(ToString::to_string).collect();
-        peers.iter().for_each(|address| info!(log, "stopping serving peer traffic"; "address" => address));
         stopping.cancel();
-        runtime.block_on(async {
-            tokio::join!(client_port.stop(GRACE), peer_port.stop(GRACE));
-        });
-        peers.iter().for_each(|address| info!(log, "stopped serving peer traffic"; "address" => address));
-        runtime.shutdown_timeout(GRACE);
-        peer_runtime.shutdown_timeout(GRACE);
+        runtime.block_on(ports.stop(grace));
+        runtime.shutdown_timeout(THREADS_GRACE);
+        peer_runtime.shutdown_timeout(THREADS_GRACE);
         running.stop();
         if let Err(error) = backend.flush() {
             // Not lost: the log has it, and the next start replays it.
@@ -274,6 +260,17 @@ impl Member {
         }
         tracing.shutdown();
         info!(log, "closed etcd server");
+    }
+}
+
+fn peer_settings(config: &Config, identity: Identity) -> PeerSettings {
+    PeerSettings {
+        identity,
+        advertised_urls: config.initial_advertise_peer_urls.iter().map(ToString::to_string).collect(),
+        election_timeout: config.election_timeout,
+        read_timeout: config.peer_read_timeout,
+        write_timeout: config.peer_write_timeout,
+        frame_bytes_max: FRAME_BYTES_MAX + config.max_request_bytes as usize,
     }
 }
 
@@ -347,7 +344,7 @@ fn defragment_if_due(config: &Config, cast: &Cast, log: &Logger) {
     if threshold_bytes == 0 {
         return;
     }
-    let size = cast.own_view().size();
+    let size = cast.own_view().engine_size();
     if size.allocated_bytes.saturating_sub(size.in_use_bytes) < threshold_bytes {
         info!(log, "Skipping defragmentation"; "reason" => "less can be given back than the threshold",
             "current-db-size-bytes" => size.allocated_bytes, "current-db-size-in-use-bytes" => size.in_use_bytes,
@@ -356,48 +353,4 @@ fn defragment_if_due(config: &Config, cast: &Cast, log: &Logger) {
     }
     let (reply, _) = oneshot::channel();
     cast.own_snapshotter().do_send(Defragment { reply, span: SpanContext::default() });
-}
-
-fn peer_settings(config: &Config, identity: Identity) -> PeerSettings {
-    PeerSettings {
-        identity,
-        advertised_urls: config.initial_advertise_peer_urls.iter().map(ToString::to_string).collect(),
-        election_timeout: config.election_timeout,
-        read_timeout: config.peer_read_timeout,
-        write_timeout: config.peer_write_timeout,
-        frame_bytes_max: FRAME_BYTES_MAX + config.max_request_bytes as usize,
-    }
-}
-
-fn quota_bytes(config: &Config) -> i64 {
-    config.quota_backend_bytes.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX))
-}
-
-fn listen_settings(name: &'static str, config: &Config, sockets: Vec<std::net::TcpListener>) -> ListenSettings {
-    ListenSettings {
-        streams_max: config.max_concurrent_streams,
-        keepalive_interval: config.grpc_keepalive_interval.unwrap_or_default(),
-        keepalive_timeout: config.grpc_keepalive_timeout.unwrap_or_default(),
-        request_body_bytes_max: config.max_request_bytes as usize + 512 * 1024,
-        ..ListenSettings::new(name, sockets.into_iter().map(ListenOn::Socket).collect())
-    }
-}
-
-/// Binds every URL; `localhost` may stand for an IPv4 and an IPv6 address, of which the first is taken, as Go does.
-fn bind_all(urls: &UrlSet) -> Result<Vec<std::net::TcpListener>, StartError> {
-    let mut sockets = Vec::new();
-    for url in urls.iter() {
-        let resolve = |source| StartError::Resolve { url: url.to_string(), source };
-        let port = url.port().ok_or_else(|| resolve(std::io::Error::other("no port")))?;
-        let mut addresses: Vec<SocketAddr> = match (url.host(), port).to_socket_addrs() {
-            Ok(addresses) => addresses.collect(),
-            // A bare system may have no /etc/hosts.
-            Err(_) if url.host() == "localhost" => vec![SocketAddr::from(([127, 0, 0, 1], port))],
-            Err(error) => return Err(resolve(error)),
-        };
-        addresses.sort_by_key(SocketAddr::is_ipv6);
-        let address = *addresses.first().ok_or_else(|| resolve(std::io::Error::other("no address")))?;
-        sockets.push(crate::api::listen::bind(address, false)?);
-    }
-    Ok(sockets)
 }

@@ -9,6 +9,7 @@
 
 use crate::actors::MAILBOX_CAPACITY;
 use crate::actors::applier::{self, Applier};
+use crate::actors::compactor::{self, Compactor};
 use crate::actors::lease_keeper::LeaseKeeper;
 use crate::actors::log_writer::LogWriter;
 use crate::actors::peer_links::{self, PeerLinks};
@@ -39,6 +40,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How often leases are looked at (etcd: every 500 ms).
 const LEASE_TICK: Duration = Duration::from_millis(500);
+/// How often the Applier looks at its backend, at most.
+const APPLIER_TICK: Duration = Duration::from_millis(100);
 /// How often periodic progress notices are looked at.
 const WATCH_TICK: Duration = Duration::from_millis(100);
 /// How often a member looks whether it has to go.
@@ -66,6 +69,7 @@ pub struct Surroundings {
     pub limits: Limits,
     pub applier: applier::Settings,
     pub peers: PeerSettings,
+    pub compactor: compactor::Settings,
     pub request_timeout: Duration,
 }
 
@@ -84,7 +88,8 @@ pub struct Started {
 pub enum Placement {
     /// RaftNode and the Applier share a thread, the LogWriter has its own, and so have the links to peers with their
     /// connections; all others share one. Apart, RaftNode and the Applier cost a fifth more CPU for a put of a lone client:
-    /// two more wake-ups across threads.
+    /// two more wake-ups across threads. The Compactor is with RaftNode: it has next to nothing to do, and its tick wakes
+    /// nobody who is not woken by RaftNode's.
     Spread,
     /// All on the System's own thread.
     OneThread,
@@ -133,8 +138,7 @@ impl<A: Actor<Context = Context<A>> + Send> Mailbox<A> {
 /// When the system has no thread left.
 pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::io::Result<Started> {
     let (system, arbiters, thread) = threads(placement)?;
-    let Surroundings { clock, metrics, log, identity, limits, applier: applier_settings, peers, request_timeout } =
-        around;
+    let Surroundings { clock, metrics, log, identity, limits, request_timeout, peers, .. } = around;
     let view = Published::new(cores.machine.view());
     let status = Published::new(cores.node.status());
     let roster = Published::new(Roster::new(Arc::clone(cores.machine.members())));
@@ -148,6 +152,7 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
     let lease_keeper = Mailbox::<LeaseKeeper>::new();
     let peer_links = Mailbox::<PeerLinks>::new();
     let snapshotter = Mailbox::<Snapshotter>::new();
+    let compactor = Mailbox::<Compactor>::new();
 
     let addresses = Addresses {
         raft_node: raft_node.address.clone(),
@@ -159,7 +164,8 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
         clock,
         vec![
             Listener { recipient: raft_node.address.clone().recipient(), every: TICK },
-            Listener { recipient: applier.address.clone().recipient(), every: TICK },
+            Listener { recipient: applier.address.clone().recipient(), every: APPLIER_TICK },
+            Listener { recipient: compactor.address.clone().recipient(), every: TICK },
             Listener { recipient: lease_keeper.address.clone().recipient(), every: LEASE_TICK },
             Listener { recipient: watch_hub.address.clone().recipient(), every: WATCH_TICK },
             Listener { recipient: peer_links.address.clone().recipient(), every: LINK_TICK },
@@ -171,7 +177,7 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
         log_writer: log_writer.address.clone().recipient(),
         applier: applier.address.clone().recipient(),
         peer_links: peer_links.address.clone().recipient(),
-        leader_changed: vec![lease_keeper.address.clone().recipient()],
+        leader_changed: vec![lease_keeper.address.clone().recipient(), compactor.address.clone().recipient()],
     };
     let applier_links = applier::Links {
         applied: raft_node.address.clone().recipient(),
@@ -182,12 +188,19 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
         backend_durable: snapshotter.address.clone().recipient(),
         compaction_scheduled: snapshotter.address.clone().recipient(),
         compaction_finished: snapshotter.address.clone().recipient(),
+        propose: raft_node.address.clone().recipient(),
+        history_compacted: compactor.address.clone().recipient(),
+        piece_deleted: compactor.address.clone().recipient(),
     };
     let snapshotter_links = snapshotter::Links {
         truncate_log: log_writer.address.clone().recipient(),
         log_cut: raft_node.address.clone().recipient(),
         view: view.clone(),
         purger: cores.log_store.purger(),
+    };
+    let compactor_links = compactor::Links {
+        propose: raft_node.address.clone().recipient(),
+        applier: applier.address.clone().recipient(),
     };
 
     log_writer.run(
@@ -207,10 +220,21 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
             cores.machine,
             applier_links,
             view.clone(),
-            applier_settings,
+            around.applier,
             clock,
             metrics.clone(),
             log.new(o!("actor" => "Applier")),
+        ),
+    );
+    compactor.run(
+        &arbiters.raft_node,
+        Compactor::new(
+            around.compactor,
+            compactor_links,
+            view.clone(),
+            clock,
+            metrics.clone(),
+            log.new(o!("actor" => "Compactor")),
         ),
     );
     lease_keeper.run(

@@ -57,6 +57,26 @@ const FENCED_LOCK: &[&str] = &[
     "ok",
 ];
 
+const LOCK_SERVICE: &[&str] = &[
+    "goes home",
+    "5 clerks sold 20 of 20 items",
+    "one gave up, and has left the queue",
+    "the sleeper has the lock",
+    "its lease ran out: the successor has the lock",
+    "the sleeper wakes up and writes: refused",
+    "ok",
+];
+
+const ELECTION: &[&str] = &[
+    "observed: a:7000",
+    "observed: a:7001 (it has moved)",
+    "observed: b:7000 (the one before has resigned)",
+    "observed: c:7000 (the one before was not heard of any more)",
+    "b:7000 wakes up and assigns a job: refused",
+    "election: not leader",
+    "ok",
+];
+
 #[test]
 fn a_dead_instance_is_seen_to_go() {
     run("service_registry", None, SERVICE_REGISTRY);
@@ -73,12 +93,27 @@ fn a_lock_that_ran_out_is_refused_by_its_token() {
 }
 
 #[test]
+fn a_lock_of_the_service_is_not_stolen() {
+    run("lock_service", None, LOCK_SERVICE);
+}
+
+#[test]
+fn an_election_is_seen_by_everybody() {
+    run("election", None, ELECTION);
+}
+
+#[test]
 fn the_clients_run_against_a_server_of_its_own_process() {
     let server = Castd::start();
     // One after the other: config_watch compacts the history that the others follow.
-    for (name, lines) in
-        [("service_registry", SERVICE_REGISTRY), ("fenced_lock", FENCED_LOCK), ("config_watch", CONFIG_WATCH)]
-    {
+    let programs = [
+        ("service_registry", SERVICE_REGISTRY),
+        ("fenced_lock", FENCED_LOCK),
+        ("lock_service", LOCK_SERVICE),
+        ("election", ELECTION),
+        ("config_watch", CONFIG_WATCH),
+    ];
+    for (name, lines) in programs {
         run(name, Some(&server.endpoint), lines);
     }
 }

@@ -15,6 +15,7 @@
 //!
 //! There is no logic here: what the messages mean is the business of whoever handles them.
 
+mod http_paths;
 mod secrets;
 
 /// The descriptors of all files above, encoded, with the field names as the .proto files spell them and without comments.

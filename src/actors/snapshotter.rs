@@ -92,10 +92,8 @@ pub struct LookUpCompactionHash {
 /// Why there is no snapshot for a client.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ExportError {
-    #[error(
-        "only {free_bytes} bytes are free on the disk of the data directory, too few to write a snapshot beside the data"
-    )]
-    NoSpace { free_bytes: u64 },
+    #[error("{0}")]
+    NoSpace(String),
     #[error("{0}")]
     Failed(String),
 }
@@ -103,7 +101,7 @@ pub enum ExportError {
 impl From<PortableError> for ExportError {
     fn from(error: PortableError) -> Self {
         match error {
-            PortableError::Snapshot(SnapshotError::NoSpace { free_bytes }) => ExportError::NoSpace { free_bytes },
+            PortableError::Snapshot(error @ SnapshotError::NoSpace { .. }) => ExportError::NoSpace(error.to_string()),
             other => ExportError::Failed(other.to_string()),
         }
     }
@@ -173,6 +171,8 @@ pub struct Snapshotter {
     is_reclaiming: bool,
     /// A compaction has left something to give back.
     has_reclaimable: bool,
+    /// Somebody asked for all that there is to give back, and may have gone since.
+    is_defragment_wanted: bool,
     defragment: Vec<Caller<()>>,
     is_exporting: bool,
     export: Vec<Caller<Result<Exported, ExportError>>>,
@@ -201,6 +201,7 @@ impl Snapshotter {
             is_purging: false,
             is_reclaiming: false,
             has_reclaimable: false,
+            is_defragment_wanted: false,
             defragment: Vec::new(),
             is_exporting: false,
             export: Vec::new(),
@@ -232,7 +233,7 @@ impl Snapshotter {
     fn act(&mut self, view: Arc<View>, durable: LogIndex, context: &mut Context<Self>) {
         let now = self.clock.now();
         let position = LogPosition { index: view.applied, term: view.term };
-        let state_bytes = view.size().in_use_bytes;
+        let state_bytes = view.size().in_use;
         match self.policy.step(now, position, &view.conf_state, durable, state_bytes) {
             Action::Wait => {}
             Action::Cut { position, conf_state } => {
@@ -242,8 +243,10 @@ impl Snapshotter {
             }
             Action::Flush if !self.is_flushing => {
                 self.is_flushing = true;
+                // Not the view: compaction would wait for it.
+                let backend = Arc::clone(view.backend());
                 self.on_worker("flush", context, move || {
-                    view.backend().flush()?;
+                    backend.flush()?;
                     Ok(Done::Flushed)
                 });
             }
@@ -268,22 +271,22 @@ impl Snapshotter {
 impl Snapshotter {
     /// What callers ask for is all there is to give back; a compaction leaves something in one table only.
     fn reclaim(&mut self, context: &mut Context<Self>) {
-        let callers = std::mem::take(&mut self.defragment);
-        if self.is_reclaiming || (callers.is_empty() && !self.has_reclaimable) {
-            self.defragment = callers;
+        if self.is_reclaiming || !(self.is_defragment_wanted || self.has_reclaimable) {
             return;
         }
         self.is_reclaiming = true;
         self.has_reclaimable = false;
+        let is_defragment = std::mem::take(&mut self.is_defragment_wanted);
+        let callers = std::mem::take(&mut self.defragment);
         let backend = Arc::clone(self.links.view.load().backend());
         let (clock, metrics, log) = (self.clock, self.metrics.clone(), self.log.clone());
         self.on_worker("reclaim", context, move || {
-            if callers.is_empty() {
-                backend.reclaim(Table::Kv)?;
-            } else {
+            if is_defragment {
                 defragment(backend.as_ref(), clock, &metrics, &log)?;
-                callers.into_iter().for_each(|caller| caller.answer(()));
+            } else {
+                backend.reclaim(Table::Kv)?;
             }
+            callers.into_iter().for_each(|caller| caller.answer(()));
             Ok(Done::Reclaimed)
         });
     }
@@ -374,7 +377,12 @@ impl Handler<Defragment> for Snapshotter {
     type Result = ();
 
     fn handle(&mut self, command: Defragment, context: &mut Self::Context) {
+        if self.defragment.len() == self.defragment.capacity() {
+            // Before the list grows, those who have gone are taken off it.
+            self.defragment.retain(|caller| !caller.reply.is_closed());
+        }
         self.defragment.push(Caller::new(command.reply, &command.span));
+        self.is_defragment_wanted = true;
         self.reclaim(context);
     }
 }
@@ -392,7 +400,7 @@ impl Handler<CompactionScheduled> for Snapshotter {
     type Result = ();
 
     fn handle(&mut self, scheduled: CompactionScheduled, context: &mut Self::Context) {
-        if self.links.view.load().size().in_use_bytes <= HASHED_BYTES_MAX {
+        if self.links.view.load().size().in_use <= HASHED_BYTES_MAX {
             self.hashes.compacted(scheduled.compacted);
             self.hash_compacted(context);
         }

@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 
 /// Command: send replies of a new stream to `replies`. Answers the stream's name, for everything that follows.
 #[derive(Debug, Message)]
-#[rtype(result = "StreamId")]
+#[rtype(result = "OpenedStream")]
 pub struct OpenStream {
     pub replies: mpsc::UnboundedSender<Reply>,
     pub span: SpanContext,
@@ -36,6 +36,20 @@ pub struct OpenStream {
 #[rtype(result = "()")]
 pub struct CloseStream {
     pub stream: StreamId,
+}
+
+/// A stream that the hub knows until this is dropped: by whoever asked for it, or, if that one has gone in the meantime,
+/// unread.
+#[derive(Debug)]
+pub struct OpenedStream {
+    pub id: StreamId,
+    hub: Addr<WatchHub>,
+}
+
+impl Drop for OpenedStream {
+    fn drop(&mut self) {
+        self.hub.do_send(CloseStream { stream: self.id });
+    }
 }
 
 /// Command: begin to watch. Answered on the stream.
@@ -168,7 +182,7 @@ impl Handler<OpenStream> for WatchHub {
         let stream = StreamId(self.next_stream);
         self.streams.insert(stream, open.replies);
         self.step(Input::OpenStream { stream }, context);
-        MessageResult(stream)
+        MessageResult(OpenedStream { id: stream, hub: context.address() })
     }
 }
 

@@ -4,11 +4,11 @@
 //! The notes belong to the task that answers the call, so that no function on the way has to carry them. Writing one down
 //! costs a reference count; only a slow call has them read. Outside of a call notes go nowhere.
 
+use crate::api::listen::Remote;
 use bytes::Bytes;
 use castd_proto::etcdserverpb as pb;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 tokio::task_local! {
@@ -18,7 +18,7 @@ tokio::task_local! {
 #[derive(Debug)]
 pub struct CallNotes {
     /// Where the client's connection comes from.
-    pub remote: SocketAddr,
+    pub remote: Remote,
     asked: RefCell<Asked>,
     agreed: Cell<Option<Duration>>,
 }
@@ -53,7 +53,7 @@ impl CallNotes {
 }
 
 /// Runs `call` with notes of its own.
-pub fn with_notes<F: Future>(remote: SocketAddr, call: F) -> impl Future<Output = F::Output> {
+pub fn with_notes<F: Future>(remote: Remote, call: F) -> impl Future<Output = F::Output> {
     NOTES.scope(CallNotes { remote, asked: RefCell::default(), agreed: Cell::default() }, call)
 }
 

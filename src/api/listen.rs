@@ -5,7 +5,8 @@
 //!   accept ─▶ sniff ─┤                                     └─ anything else ──┐
 //!                    └─ anything else ──────────────────────▶ actix-http ──▶ HttpApp (actix-web, own threads)
 //! ```
-//! Client port and peer port are the same code with other [`Routes`] and another [`HttpApp`].
+//! Client port, peer port and the listeners of `--listen-client-http-urls` and `--listen-metrics-urls` are the same code
+//! with other [`Traffic`]; each may listen on several addresses and paths.
 //!
 //! HTTP/2 is served by hyper directly and not by `tonic::transport::Server`, and gRPC is dispatched by [`Routes`] and
 //! not by axum's router: per request that is 50 thousand instructions instead of 59 (callgrind, a unary echo), and the
@@ -15,29 +16,37 @@
 
 mod authority;
 mod bridge;
+mod connection;
 mod drain;
 mod gather;
 mod handshake;
+mod hang_up;
 mod http2;
 mod http_threads;
+mod inbound;
 mod routes;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod unix;
+mod waiting;
 
-pub use routes::Routes;
-pub use socket::{ListenError, bind};
+pub use connection::{Listener, LocalAddress, Remote};
+pub use hang_up::HangUp;
+pub use inbound::Inbound;
+pub use routes::{Routes, Within};
+pub use socket::{ListenError, bind, bind_path};
 
 use crate::api::http::HttpApp;
 use bridge::Bridge;
+use connection::{Acceptor, Socket};
 use drain::Drain;
 use handshake::{Handshakes, Protocol};
 use http_threads::HttpThreads;
 use slog::{Logger, debug, o, warn};
-use std::net::SocketAddr;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -45,23 +54,34 @@ use tokio::task::JoinSet;
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(5);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Where to listen.
-#[derive(Debug)]
-pub enum ListenOn {
-    Address(SocketAddr),
-    /// Already bound and listening: by [`bind`], by systemd, or by a test.
-    Socket(std::net::TcpListener),
+/// What a port answers. What it does not, it refuses as etcd's port of that kind does.
+pub enum Traffic {
+    GrpcAndHttp(Routes, HttpApp),
+    /// HTTP/1.1 is hung up on, and HTTP/2 that is not gRPC is answered 415.
+    Grpc(Routes),
+    /// All of it goes to the application, requests of gRPC too.
+    Http(HttpApp),
+}
+
+/// As etcd's log calls it.
+impl fmt::Display for Traffic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Traffic::GrpcAndHttp(..) => "grpc+http",
+            Traffic::Grpc(_) => "grpc",
+            Traffic::Http(_) => "http",
+        })
+    }
 }
 
 #[derive(Debug)]
 pub struct ListenSettings {
     /// Names threads and log lines: `client`, `peer`, `metrics`.
     pub name: &'static str,
-    pub listen: Vec<ListenOn>,
-    /// `--socket-reuse-port`. SO_REUSEADDR is always on, as in Go: without it a restart would wait for TIME_WAIT.
-    pub reuse_port: bool,
-    /// Connections served at once; further ones wait in the kernel's queue.
-    pub connections_max: usize,
+    /// By [`bind`] or [`bind_path`].
+    pub listen: Vec<Listener>,
+    /// A permit for each connection; further ones wait in the kernel's queue. Ports may share one set.
+    pub connections: Arc<Semaphore>,
     /// Connections that have not yet shown which protocol they speak; one more closes the oldest of them.
     pub handshakes_max: usize,
     /// For a connection to show its protocol, and for an HTTP/1.1 request to show its head.
@@ -74,7 +94,7 @@ pub struct ListenSettings {
     pub keepalive_timeout: Duration,
     /// How long an HTTP/1.1 connection may be idle.
     pub idle_timeout: Duration,
-    /// The largest body of a request that is not gRPC. For gRPC see `max_decoding_message_size` of each service.
+    /// The largest body of a request, or message of gRPC; see `max_decoding_message_size` of each service, too.
     pub request_body_bytes_max: usize,
     /// Requests over HTTP/2 that are not gRPC, in flight at once; further ones are answered 503.
     pub bridged_requests_max: usize,
@@ -83,12 +103,11 @@ pub struct ListenSettings {
 }
 
 impl ListenSettings {
-    pub fn new(name: &'static str, listen: Vec<ListenOn>) -> ListenSettings {
+    pub fn new(name: &'static str, listen: Vec<Listener>) -> ListenSettings {
         ListenSettings {
             name,
             listen,
-            reuse_port: false,
-            connections_max: 1 << 20,
+            connections: Arc::new(Semaphore::new(1 << 20)),
             handshakes_max: 10_000,
             handshake_timeout: Duration::from_secs(10),
             streams_max: u32::MAX,
@@ -96,7 +115,7 @@ impl ListenSettings {
             keepalive_timeout: Duration::from_secs(20),
             idle_timeout: Duration::from_secs(120),
             request_body_bytes_max: 2 << 20,
-            bridged_requests_max: 1_024,
+            bridged_requests_max: 16_384,
             http_threads: 1,
         }
     }
@@ -104,10 +123,10 @@ impl ListenSettings {
 
 /// A running port. Dropped without [`EdgeServer::stop`], it closes at once.
 pub struct EdgeServer {
-    local_addresses: Vec<SocketAddr>,
+    local_addresses: Vec<LocalAddress>,
     drain: Drain,
     acceptors: JoinSet<()>,
-    threads: HttpThreads,
+    threads: Option<HttpThreads>,
     log: Logger,
 }
 
@@ -118,35 +137,39 @@ struct Shared {
     connections: Arc<Semaphore>,
     handshakes: Handshakes,
     http2: http2::Http2,
-    bridge: Bridge,
+    /// To the application, if the port has one.
+    bridge: Option<Bridge>,
     log: Logger,
 }
 
 impl EdgeServer {
-    /// Binds what is not yet bound and starts to serve. Runs on the caller's tokio runtime, and HTTP on its own threads.
-    pub async fn start(
-        mut settings: ListenSettings,
-        routes: Routes,
-        http: HttpApp,
-        log: Logger,
-    ) -> Result<EdgeServer, ListenError> {
+    /// Starts to serve. Runs on the caller's tokio runtime, and HTTP on its own threads.
+    ///
+    /// # Errors
+    /// When the system has no thread or no descriptor left.
+    pub async fn start(mut settings: ListenSettings, traffic: Traffic, log: Logger) -> Result<EdgeServer, ListenError> {
         let log = log.new(o!("port" => settings.name));
         let mut listeners = Vec::new();
         for listen in std::mem::take(&mut settings.listen) {
-            let listener = match listen {
-                ListenOn::Address(address) => bind(address, settings.reuse_port)?,
-                ListenOn::Socket(listener) => listener,
-            };
-            listeners.push(socket::into_tokio(listener)?);
+            listeners.push(listen.into_acceptor()?);
         }
-        let local_addresses = listeners.iter().map(|(address, _)| *address).collect();
+        let local_addresses = listeners.iter().map(|(address, _)| address.clone()).collect();
         let drain = Drain::default();
-        let threads = HttpThreads::start(&settings, &http, &drain).await.map_err(ListenError::Threads)?;
+        let (routes, http) = match traffic {
+            Traffic::GrpcAndHttp(routes, http) => (Some(routes), Some(http)),
+            Traffic::Grpc(routes) => (Some(routes), None),
+            Traffic::Http(http) => (None, Some(http)),
+        };
+        let threads = match http {
+            Some(http) => Some(HttpThreads::start(&settings, &http, &drain).await.map_err(ListenError::Threads)?),
+            None => None,
+        };
+        let bridge = threads.as_ref().map(|threads| Bridge::new(threads.sender(), settings.bridged_requests_max));
         let shared = Arc::new(Shared {
-            connections: Arc::new(Semaphore::new(settings.connections_max.clamp(1, Semaphore::MAX_PERMITS))),
+            connections: settings.connections.clone(),
             handshakes: Handshakes::new(settings.handshakes_max, settings.handshake_timeout),
             http2: http2::Http2::new(&settings, routes),
-            bridge: Bridge::new(threads.sender(), settings.request_body_bytes_max, settings.bridged_requests_max),
+            bridge,
             drain: drain.clone(),
             log: log.clone(),
         });
@@ -158,7 +181,7 @@ impl EdgeServer {
     }
 
     /// In the order of `settings.listen`, with the ports that the system chose.
-    pub fn local_addrs(&self) -> &[SocketAddr] {
+    pub fn local_addrs(&self) -> &[LocalAddress] {
         &self.local_addresses
     }
 
@@ -172,13 +195,15 @@ impl EdgeServer {
             self.acceptors.shutdown().await;
         }
         let EdgeServer { threads, .. } = self;
-        threads.join().await;
+        if let Some(threads) = threads {
+            threads.join().await;
+        }
     }
 }
 
 impl Shared {
     /// Accepts until the port drains; ends when the last connection has. Dropping this future closes the connections.
-    async fn accept(self: Arc<Self>, listener: TcpListener) {
+    async fn accept(self: Arc<Self>, listener: Acceptor) {
         let mut connections = JoinSet::new();
         let mut pause = ACCEPT_PAUSE_MIN;
         let mut draining = std::pin::pin!(self.drain.begun());
@@ -221,8 +246,8 @@ impl Shared {
         while connections.join_next().await.is_some() {}
     }
 
-    async fn serve(&self, stream: TcpStream, remote: SocketAddr) {
-        if let Err(error) = socket::prepare(&stream) {
+    async fn serve(&self, stream: Socket, remote: Remote) {
+        if let Err(error) = stream.prepare() {
             return debug!(self.log, "a connection ended at once"; "remote" => %remote, "error" => %error);
         }
         let sniffed = tokio::select! {
@@ -231,12 +256,15 @@ impl Shared {
         };
         match sniffed {
             Ok(Protocol::Http2(stream)) => {
-                if let Err(error) = self.http2.serve(stream, remote, &self.bridge, &self.drain).await {
+                if let Err(error) = self.http2.serve(stream, remote, self.bridge.as_ref(), &self.drain).await {
                     debug!(self.log, "an HTTP/2 connection failed"; "remote" => %remote, "error" => %error);
                 }
             }
             Ok(Protocol::Http1(stream)) => {
-                if let Err(error) = self.bridge.sender().connection(stream, remote).await {
+                let Some(bridge) = &self.bridge else {
+                    return debug!(self.log, "HTTP/1.1 on a port for gRPC only"; "remote" => %remote);
+                };
+                if let Err(error) = bridge.sender().connection(stream, remote).await {
                     debug!(self.log, "an HTTP/1.1 connection failed"; "remote" => %remote, "error" => %error);
                 }
             }

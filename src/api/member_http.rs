@@ -38,9 +38,10 @@ impl HttpBackend for MemberHttp {
         self.versions()
     }
 
-    /// Nothing raises one yet.
+    /// A kind that this release does not know counts as "unknown".
     fn alarms(&self) -> Vec<AlarmType> {
-        Vec::new()
+        let view = self.cast.own_view();
+        view.alarms.iter().map(|alarm| AlarmType::try_from(alarm.kind).unwrap_or(AlarmType::None)).collect()
     }
 
     fn has_leader(&self) -> bool {
@@ -125,8 +126,9 @@ impl HttpBackend for MemberHttp {
         mvcc.keys.set(i64::try_from(view.mvcc.keys()).unwrap_or(i64::MAX));
         mvcc.current_revision.set(view.mvcc.revision().0);
         mvcc.compact_revision.set(view.mvcc.compact_revision().0);
-        mvcc.db_size.set(i64::try_from(size.allocated_bytes).unwrap_or(i64::MAX));
-        mvcc.db_size_in_use.set(i64::try_from(size.in_use_bytes).unwrap_or(i64::MAX));
+        mvcc.db_size.set(i64::try_from(size.db_size).unwrap_or(i64::MAX));
+        mvcc.db_size_in_use.set(i64::try_from(size.in_use).unwrap_or(i64::MAX));
+        mvcc.storage_allocated.set(i64::try_from(view.engine_size().allocated_bytes).unwrap_or(i64::MAX));
         self.metrics.render()
     }
 }

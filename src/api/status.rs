@@ -6,11 +6,53 @@
 use crate::actors::snapshotter::ExportError;
 use crate::cast::RequestError;
 use crate::lease::LeaseError;
+use crate::membership::MembershipError;
 use crate::membership::downgrade::DowngradeError;
 use crate::mvcc::{MvccError, RequestError as CheckError};
 use crate::peer::guard::Refusal;
+use crate::queue::QueueError;
 use crate::raft::node::RaftError;
+use std::fmt::Display;
 use tonic::{Code, Status};
+
+/// A message over the limit of what is received, as etcd's gRPC library says it.
+pub fn received_too_large(found: impl Display, limit: impl Display) -> Status {
+    Status::resource_exhausted(format!("grpc: received message larger than max ({found} vs. {limit})"))
+}
+
+/// The HTTP status that the JSON gateway answers a gRPC code with.
+pub fn http_status(code: Code) -> u16 {
+    match code {
+        Code::Ok => 200,
+        Code::Cancelled => 499,
+        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => 400,
+        Code::DeadlineExceeded => 504,
+        Code::NotFound => 404,
+        Code::AlreadyExists | Code::Aborted => 409,
+        Code::PermissionDenied => 403,
+        Code::Unauthenticated => 401,
+        Code::ResourceExhausted => 429,
+        Code::Unimplemented => 501,
+        Code::Unavailable => 503,
+        Code::Unknown | Code::Internal | Code::DataLoss => 500,
+    }
+}
+
+/// What the JSON gateway says by itself, before there is a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GatewayError {
+    UnknownPath,
+    MethodNotAllowed,
+}
+
+impl From<GatewayError> for Status {
+    fn from(error: GatewayError) -> Status {
+        match error {
+            GatewayError::UnknownPath => Status::not_found("Not Found"),
+            GatewayError::MethodNotAllowed => Status::unimplemented("Method Not Allowed"),
+        }
+    }
+}
 
 /// A gRPC code and its text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +151,12 @@ wire_errors! {
     UnknownMethod = Unknown, "etcdserver: unknown method";
     LeaderTransferTimeout = Unknown, "etcdserver: request timed out, leader transfer took too long";
     UnknownHealthService = NotFound, "unknown service";
+    SessionExpired = Unknown, "mutex: session is expired";
+    ElectionNotLeader = Unknown, "election: not leader";
+    ElectionNoLeader = Unknown, "election: no leader";
+    ElectionObserveEnded = Unknown, "election: observe closed early";
+    LeaderMissing = Unknown, "\"leader\" field must be provided";
+    ContextDeadlineExceeded = DeadlineExceeded, "context deadline exceeded";
 }
 
 impl From<EtcdError> for Wire {
@@ -146,6 +194,18 @@ impl From<&RequestError> for Wire {
                 LeaseError::Exists => EtcdError::LeaseExist,
                 LeaseError::TtlTooLarge => EtcdError::LeaseTtlTooLarge,
             },
+            RequestError::Membership(error) => match error {
+                MembershipError::BadUrls => EtcdError::MemberBadUrls,
+                MembershipError::NotEnoughStarted | MembershipError::LastVoter => EtcdError::MemberNotEnoughStarted,
+                MembershipError::Unhealthy => EtcdError::Unhealthy,
+                MembershipError::NotFound | MembershipError::Removed => EtcdError::MemberNotFound,
+                MembershipError::IdExists => EtcdError::MemberExist,
+                MembershipError::PeerUrlExists => EtcdError::PeerUrlExist,
+                MembershipError::TooManyLearners => EtcdError::TooManyLearners,
+                MembershipError::NotLearner => EtcdError::MemberNotLearner,
+                MembershipError::LearnerNotReady => EtcdError::LearnerNotReady,
+            },
+            RequestError::NotSupportedForLearner => EtcdError::NotSupportedForLearner,
             RequestError::Downgrade(error) => match error {
                 DowngradeError::BadFormat => EtcdError::WrongDowngradeVersionFormat,
                 DowngradeError::NoClusterVersion => EtcdError::ClusterVersionUnavailable,
@@ -154,7 +214,7 @@ impl From<&RequestError> for Wire {
             },
             RequestError::Export(error) => {
                 let code = match error {
-                    ExportError::NoSpace { .. } => Code::ResourceExhausted,
+                    ExportError::NoSpace(_) => Code::ResourceExhausted,
                     ExportError::Failed(_) => Code::Internal,
                 };
                 return Wire { code, message: error.to_string() };
@@ -166,9 +226,25 @@ impl From<&RequestError> for Wire {
             RequestError::TooManyRequests => EtcdError::TooManyRequests,
             RequestError::TooLarge => EtcdError::RequestTooLarge,
             RequestError::NoLeader => EtcdError::NoLeader,
+            RequestError::NoSpace | RequestError::BeyondQuota(_) => EtcdError::NoSpace,
+            RequestError::Corrupt => EtcdError::Corrupt,
             RequestError::Stopped => EtcdError::Stopped,
             RequestError::InvalidClientApiVersion => EtcdError::InvalidClientApiVersion,
             RequestError::UnknownHealthService => EtcdError::UnknownHealthService,
+            RequestError::Queue(error) => match error {
+                QueueError::SessionExpired => EtcdError::SessionExpired,
+                QueueError::NotLeader => EtcdError::ElectionNotLeader,
+                QueueError::NoLeader => EtcdError::ElectionNoLeader,
+                QueueError::LeaderMissing => EtcdError::LeaderMissing,
+                QueueError::ObserveEnded => EtcdError::ElectionObserveEnded,
+            },
+            RequestError::DeadlineExceeded => EtcdError::ContextDeadlineExceeded,
+            RequestError::Uncoded(error) => {
+                let wire = Wire::from(&**error);
+                // A client that is told to come back must be able to see it, and a deadline is no fault of the service.
+                let keeps_code = matches!(**error, RequestError::Stopped | RequestError::DeadlineExceeded);
+                return if keeps_code { wire } else { Wire { code: Code::Unknown, ..wire } };
+            }
             RequestError::NotYet(_) | RequestError::RangeStreamUnsupported(_) => {
                 return Wire { code: Code::Unimplemented, message: error.to_string() };
             }
@@ -237,8 +313,10 @@ mod tests {
     #[test]
     fn every_etcd_text_is_unique_and_has_the_prefix_clients_look_for() {
         let mut texts: Vec<_> = EtcdError::ALL.iter().map(|error| error.message()).collect();
-        let bare = ["raft proposal dropped", "unknown service"];
-        assert!(texts.iter().all(|text| text.starts_with("etcdserver: ") || bare.contains(text)));
+        let bare = ["raft proposal dropped", "unknown service", "\"leader\" field must be provided"];
+        let prefixes = ["etcdserver: ", "mutex: ", "election: ", "context "];
+        let known = |text: &str| bare.contains(&text) || prefixes.iter().any(|prefix| text.starts_with(prefix));
+        assert!(texts.iter().all(|text| known(text)));
         texts.sort_unstable();
         texts.dedup();
         assert_eq!(texts.len(), EtcdError::ALL.len());

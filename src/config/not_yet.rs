@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::state::{GATES_WITHOUT_EFFECT, WITHOUT_EFFECT};
-use super::typed::{AutoCompaction, Config, InitialClusterState};
+use super::typed::{Config, InitialClusterState};
 use crate::membership::urls::UrlSet;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,10 +57,6 @@ fn has_tls(urls: &UrlSet) -> bool {
     urls.iter().any(|url| url.scheme().is_tls())
 }
 
-fn has_unix(urls: &UrlSet) -> bool {
-    urls.iter().any(|url| url.scheme().is_unix())
-}
-
 const NO_CLIENT_TLS: &str = "TLS towards clients is not served yet";
 const NO_PEER_TLS: &str = "TLS towards peers is not served yet";
 const NO_CLIENT_CHECKS: &str = "clients' certificates are not checked yet";
@@ -72,11 +68,9 @@ const NO_COMPARING: &str = "members' data is not compared yet";
 #[rustfmt::skip]
 const REFUSED: &[(&str, Asked, &str)] = &[
     ("listen-peer-urls", |c| has_tls(&c.listen_peer_urls), "https and unixs URLs are not served yet"),
-    ("listen-peer-urls", |c| has_unix(&c.listen_peer_urls), "unix sockets are not served yet"),
     ("listen-client-urls", |c| has_tls(&c.listen_client_urls), "https and unixs URLs are not served yet"),
-    ("listen-client-urls", |c| has_unix(&c.listen_client_urls), "unix sockets are not served yet"),
-    ("listen-client-http-urls", |c| !c.listen_client_http_urls.is_empty(), "separate HTTP listeners are not served yet"),
-    ("listen-metrics-urls", |c| !c.listen_metrics_urls.is_empty(), "separate metrics listeners are not served yet"),
+    ("listen-client-http-urls", |c| has_tls(&c.listen_client_http_urls), "https and unixs URLs are not served yet"),
+    ("listen-metrics-urls", |c| has_tls(&c.listen_metrics_urls), "https and unixs URLs are not served yet"),
     ("initial-advertise-peer-urls", |c| has_tls(&c.initial_advertise_peer_urls), "https and unixs URLs are not served yet"),
     ("cert-file", |c| !c.client_tls.cert_file.is_empty(), NO_CLIENT_TLS),
     ("key-file", |c| !c.client_tls.key_file.is_empty(), NO_CLIENT_TLS),
@@ -110,14 +104,10 @@ const REFUSED: &[(&str, Asked, &str)] = &[
 #[rustfmt::skip]
 const IGNORED: &[(&str, Asked, &str)] = &[
     ("enable-v2", |c| c.enable_v2, "the v2 API is not served yet"),
-    ("auto-compaction-retention", |c| c.auto_compaction != AutoCompaction::Off, "history is not compacted by itself yet; compact it by hand"),
     ("corrupt-check-time", |c| !c.corrupt_check_time.is_zero(), NO_COMPARING),
     ("compact-hash-check-time", |c| c.compact_hash_check_time != Duration::from_mins(1), NO_COMPARING),
-    ("downgrade-check-time", |c| c.downgrade_check_time != Duration::from_secs(5), "clusters are not downgraded yet"),
+    ("downgrade-check-time", |c| c.downgrade_check_time != Duration::from_secs(5), "a member's data is never converted for the release before, so nothing is looked at"),
     ("initial-election-tick-advance", |c| !c.initial_election_tick_advance, "a lone member campaigns at once; this is for larger clusters, which are not served yet"),
-    ("enable-pprof", |c| c.enable_pprof, "profiles are not served yet"),
-    ("socket-reuse-port", |c| c.socket_reuse_port, "the socket option is not set yet"),
-    ("socket-reuse-address", |c| c.socket_reuse_address, "the socket option is not set yet"),
     ("discovery-proxy", |c| !c.discovery.v2_proxy.is_empty(), "v2 discovery is not served yet"),
     ("peer-skip-client-san-verification", |c| c.peer_tls.skip_client_san_verification, NO_PEER_CHECKS),
     ("self-signed-cert-validity", |c| c.self_signed_cert_validity_years != 1, NO_TLS),
@@ -185,12 +175,13 @@ mod tests {
             (&["--initial-cluster=default=http://h:1,b=http://i:1"], "initial-cluster", Severity::Refuse),
             (&["--initial-cluster-state=existing"], "initial-cluster-state", Severity::Refuse),
             (&["--force-new-cluster"], "force-new-cluster", Severity::Refuse),
-            (&["--listen-metrics-urls=http://127.0.0.1:1"], "listen-metrics-urls", Severity::Refuse),
-            (&["--listen-client-http-urls=http://127.0.0.1:1"], "listen-client-http-urls", Severity::Refuse),
-            (&["--listen-peer-urls=unix:///p"], "listen-peer-urls", Severity::Refuse),
-            (&["--auto-compaction-retention=1"], "auto-compaction-retention", Severity::Warn),
+            (
+                &["--listen-peer-urls=unixs:///p", "--peer-cert-file=a", "--peer-key-file=b"],
+                "listen-peer-urls",
+                Severity::Refuse,
+            ),
             (&["--corrupt-check-time=1m"], "corrupt-check-time", Severity::Warn),
-            (&["--enable-pprof"], "enable-pprof", Severity::Warn),
+            (&["--enable-pprof"], "enable-pprof", Severity::WithoutEffect),
             (&["--initial-election-tick-advance=false"], "initial-election-tick-advance", Severity::Warn),
             (&["--feature-gates=CompactHashCheck=true"], "feature-gates", Severity::WithoutEffect),
             (&["--backend-batch-limit=5"], "backend-batch-limit", Severity::WithoutEffect),

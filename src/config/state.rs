@@ -28,6 +28,7 @@ pub(super) const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("backend-batch-interval", "it is for etcd's bbolt; castd writes what one slice of the log has changed at once"),
     ("backend-batch-limit", "it is for etcd's bbolt; castd writes what one slice of the log has changed at once"),
     ("grpc-keepalive-min-time", "the HTTP/2 library answers pings by itself and does not count them"),
+    ("enable-pprof", "there is no Go runtime to profile; use perf on this process"),
     ("discovery-fallback", "'exit' is the only value that is left"),
     ("v2-deprecation", "etcd 3.7 enforces the default, too"),
     (
@@ -68,13 +69,14 @@ const BELONGS_TO: &[(&str, &str)] = &[
     ("discovery-config.client.auth.token", "discovery-endpoints"),
     ("discovery-srv-name", "discovery-srv"),
     ("log-rotation-config-json", "enable-log-rotation"),
-    ("auto-compaction-mode", "auto-compaction-retention"),
 ];
 
 /// Refused for some of their values only.
 const WORKS_IN_PART: &[&str] = &[
     "listen-peer-urls",
     "listen-client-urls",
+    "listen-client-http-urls",
+    "listen-metrics-urls",
     "initial-advertise-peer-urls",
     "initial-cluster",
     "initial-cluster-state",

@@ -59,6 +59,7 @@ pub static FLAGS: &[Flag] = &[
     flag(Member, "max-wals", Uint, "5", "2.0", "Log files to keep, 0 for all."),
     flag(Member, "memory-mlock", Bool, "false", "3.6", "Keep the memory of the process out of swap."),
     flag(Member, "quota-backend-bytes", Int64, "0", "3.0", "Size of the store from which on writes are refused; 0 stands for 2 GiB, a negative number for no limit."),
+    flag(Member, "quota-auto-disarm", Bool, "true", "castd", "Take the alarm NOSPACE of this member back when there is room again; castd's own. Off, it is disarmed by hand, as in etcd."),
     flag(Member, "backend-bbolt-freelist-type", Text, "map", "3.5", "How etcd's bbolt keeps its list of free pages."),
     flag(Member, "backend-batch-interval", Duration, "0s", "3.4", "Time before etcd commits what it has written to bbolt; 0 stands for 100ms."),
     flag(Member, "backend-batch-limit", Int, "0", "3.4", "Operations before etcd commits them to bbolt; 0 stands for 10000."),

@@ -114,6 +114,7 @@ pub struct Config {
     pub max_wals: u64,
     /// `None` for no limit.
     pub quota_backend_bytes: Option<u64>,
+    pub quota_auto_disarm: bool,
     pub max_txn_ops: u64,
     pub max_request_bytes: u64,
     pub max_concurrent_streams: u32,
@@ -245,6 +246,7 @@ impl Config {
                 0 => Some(DEFAULT_QUOTA_BYTES),
                 bytes => u64::try_from(bytes).ok(),
             },
+            quota_auto_disarm: settings.bool("quota-auto-disarm"),
             max_txn_ops: settings.unsigned("max-txn-ops"),
             max_request_bytes: settings.unsigned("max-request-bytes"),
             max_concurrent_streams: u32::try_from(settings.unsigned("max-concurrent-streams")).unwrap_or(u32::MAX),

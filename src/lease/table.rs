@@ -36,6 +36,8 @@ pub struct LeaseTable {
     leases: OrdMap<LeaseId, Lease>,
     /// The other side of [`Lease::keys`]. Keys without a lease cost nothing here.
     owners: OrdMap<Bytes, LeaseId>,
+    /// What the rows take, keys and values.
+    bytes: u64,
 }
 
 impl LeaseTable {
@@ -49,9 +51,11 @@ impl LeaseTable {
         attached: impl IntoIterator<Item = (LeaseId, Bytes)>,
     ) -> Result<Self, LeaseTableError> {
         let mut leases = OrdMap::new();
+        let mut bytes = 0;
         let mut damaged = None;
         backend.scan(Table::Lease, b"", b"", &mut |key, value| match decode(key, value) {
             Some((id, lease)) => {
+                bytes += row_bytes(id, &lease);
                 leases.insert(id, lease);
                 ControlFlow::Continue(())
             }
@@ -63,7 +67,7 @@ impl LeaseTable {
         if let Some(damaged) = damaged {
             return Err(damaged);
         }
-        let mut table = Self { leases, owners: OrdMap::new() };
+        let mut table = Self { leases, owners: OrdMap::new(), bytes };
         for (lease, key) in attached {
             table.attach(lease, &key);
         }
@@ -72,6 +76,11 @@ impl LeaseTable {
 
     pub fn len(&self) -> usize {
         self.leases.len()
+    }
+
+    /// What the rows take in a backend.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     pub fn is_empty(&self) -> bool {
@@ -110,6 +119,7 @@ impl LeaseTable {
         }
         let lease = Lease { ttl_secs: ttl_secs.max(1), remaining_ttl_secs: 0, granted, keys: OrdSet::new() };
         put_row(batch, id, &lease);
+        self.bytes += row_bytes(id, &lease);
         let ttl_secs = lease.ttl_secs;
         self.leases.insert(id, lease);
         Ok(ttl_secs)
@@ -121,6 +131,7 @@ impl LeaseTable {
     /// [`LeaseError::NotFound`].
     pub fn revoke(&mut self, id: LeaseId, batch: &mut WriteBatch) -> Result<Vec<Bytes>, LeaseError> {
         let lease = self.leases.remove(&id).ok_or(LeaseError::NotFound)?;
+        self.bytes -= row_bytes(id, &lease);
         for key in &lease.keys {
             self.owners.remove(key);
         }
@@ -137,7 +148,9 @@ impl LeaseTable {
     pub fn checkpoint(&mut self, grant: Grant, remaining_ttl_secs: i64, batch: &mut WriteBatch) -> bool {
         match self.leases.get_mut(&grant.lease) {
             Some(lease) if lease.granted == grant.index => {
+                self.bytes -= row_bytes(grant.lease, lease);
                 lease.remaining_ttl_secs = remaining_ttl_secs.clamp(0, lease.ttl_secs);
+                self.bytes += row_bytes(grant.lease, lease);
                 put_row(batch, grant.lease, lease);
                 true
             }
@@ -182,14 +195,21 @@ fn row_key(id: LeaseId) -> [u8; 8] {
     id.0.to_be_bytes()
 }
 
-fn put_row(batch: &mut WriteBatch, id: LeaseId, lease: &Lease) {
-    let row = LeaseRow {
+fn row(id: LeaseId, lease: &Lease) -> LeaseRow {
+    LeaseRow {
         id: id.0,
         ttl_secs: lease.ttl_secs,
         remaining_ttl_secs: lease.remaining_ttl_secs,
         granted_index: lease.granted.0,
-    };
-    batch.put(Table::Lease, Bytes::copy_from_slice(&row_key(id)), row.encode_to_vec());
+    }
+}
+
+fn row_bytes(id: LeaseId, lease: &Lease) -> u64 {
+    (row_key(id).len() + row(id, lease).encoded_len()) as u64
+}
+
+fn put_row(batch: &mut WriteBatch, id: LeaseId, lease: &Lease) {
+    batch.put(Table::Lease, Bytes::copy_from_slice(&row_key(id)), row(id, lease).encode_to_vec());
 }
 
 fn decode(key: &[u8], value: &[u8]) -> Option<(LeaseId, Lease)> {
@@ -316,6 +336,12 @@ mod tests {
                 }
                 backend.write(&batch).unwrap();
 
+                let mut bytes = 0;
+                backend.scan(Table::Lease, b"", b"", &mut |key, row| {
+                    bytes += (key.len() + row.len()) as u64;
+                    ControlFlow::Continue(())
+                }).unwrap();
+                prop_assert_eq!(table.bytes(), bytes);
                 let times: BTreeMap<i64, (i64, i64)> = table
                     .iter()
                     .map(|(id, lease)| (id.0, (lease.ttl_secs, lease.remaining_ttl_secs)))

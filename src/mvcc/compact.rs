@@ -21,13 +21,31 @@ use crate::ids::Revision;
 
 use super::{
     RowKey, StoreError,
-    index::{Sweep, Tree},
+    index::{Doomed, Sweep, Tree},
 };
 
 /// Row of the table `Meta`: below this nothing can be read. The value is the key of that revision's first row, as in etcd.
 pub const SCHEDULED_ROW: &str = "scheduledCompactRev";
 /// Row of the table `Meta`: below this everything that cannot be read has been deleted.
 pub const FINISHED_ROW: &str = "finishedCompactRev";
+
+/// One piece of physical deletion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deleted {
+    pub rows: usize,
+    /// Of what was compacted up to here nothing is left.
+    pub finished: Option<Revision>,
+    pub left: Left,
+}
+
+/// What compactions have left to delete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    Nothing,
+    Rows,
+    /// Somebody holds a view that may still read them.
+    HeldByViews,
+}
 
 /// Views taken between two compactions share one.
 #[derive(Debug, Default)]
@@ -51,7 +69,8 @@ struct Pass {
     from: Option<Vec<u8>>,
     is_swept: bool,
     /// Rows that the index has forgotten and the backend not yet, of each key the oldest first.
-    doomed: VecDeque<RowKey>,
+    doomed: VecDeque<Doomed>,
+    doomed_bytes: u64,
 }
 
 impl Compaction {
@@ -90,28 +109,53 @@ impl Compaction {
         self.pass.is_some() || !self.waiting.is_empty()
     }
 
-    /// Forgets a bounded part of what cannot be read any more. The batch deletes at most `rows_max` rows; it is empty while
-    /// views from before the compaction are held.
-    pub(super) fn step(&mut self, tree: &mut Tree, rows_max: usize) -> WriteBatch {
-        let mut batch = WriteBatch::new();
-        let Some(mut pass) = self.pass.take().or_else(|| self.next_pass()) else { return batch };
+    /// What the index has forgotten and the backend not yet.
+    pub(super) fn doomed_bytes(&self) -> u64 {
+        self.pass.as_ref().map_or(0, |pass| pass.doomed_bytes)
+    }
+
+    /// Lets the index forget a bounded part of what cannot be read any more; nothing while views from before the compaction
+    /// are held.
+    pub(super) fn sweep(&mut self, tree: &mut Tree, rows_max: usize) {
+        let Some(mut pass) = self.pass.take().or_else(|| self.next_pass()) else { return };
         let rows_max = rows_max.max(1);
         if !pass.is_swept && pass.doomed.len() < rows_max {
             let mut sweep = Sweep::new(pass.revision, rows_max - pass.doomed.len());
             pass.from = tree.sweep(pass.from.as_deref(), &mut sweep);
             pass.is_swept = pass.from.is_none();
+            pass.doomed_bytes += bytes_of(&sweep.doomed);
             pass.doomed.extend(sweep.doomed);
         }
-        let mut rows: Vec<RowKey> = pass.doomed.drain(..rows_max.min(pass.doomed.len())).collect();
-        rows.sort_unstable();
-        rows.iter().for_each(|row| batch.delete(Table::Kv, row.encode().to_vec()));
-        if pass.is_swept && pass.doomed.is_empty() {
-            self.finished = pass.revision;
-            save_revision(&mut batch, FINISHED_ROW, pass.revision);
-        } else {
-            self.pass = Some(pass);
+        self.pass = Some(pass);
+    }
+
+    /// A batch that deletes at most `rows_max` rows of those that the index has forgotten, and the bytes they take.
+    pub(super) fn delete(&mut self, rows_max: usize) -> (WriteBatch, u64, Deleted) {
+        let mut batch = WriteBatch::new();
+        let (mut bytes, mut finished) = (0, None);
+        if let Some(pass) = &mut self.pass {
+            let mut rows: Vec<Doomed> = pass.doomed.drain(..rows_max.max(1).min(pass.doomed.len())).collect();
+            rows.sort_unstable();
+            rows.iter().for_each(|doomed| batch.delete(Table::Kv, doomed.row.encode().to_vec()));
+            bytes = bytes_of(&rows);
+            pass.doomed_bytes -= bytes;
+            if pass.is_swept && pass.doomed.is_empty() {
+                self.finished = pass.revision;
+                finished = Some(Revision(pass.revision));
+                self.pass = None;
+            }
         }
-        batch
+        let rows = batch.ops().len();
+        if finished.is_some() {
+            save_revision(&mut batch, FINISHED_ROW, self.finished);
+        }
+        let left = match &self.pass {
+            Some(_) => Left::Rows,
+            None if self.waiting.is_empty() => Left::Nothing,
+            None if finished.is_some() => Left::Rows,
+            None => Left::HeldByViews,
+        };
+        (batch, bytes, Deleted { rows, finished, left })
     }
 
     /// The latest compaction that no view is in the way of. It does the work of those before it.
@@ -123,8 +167,12 @@ impl Compaction {
             revision = Some(*scheduled);
             self.waiting.pop_front();
         }
-        Some(Pass { revision: revision?, from: None, is_swept: false, doomed: VecDeque::new() })
+        Some(Pass { revision: revision?, from: None, is_swept: false, doomed: VecDeque::new(), doomed_bytes: 0 })
     }
+}
+
+fn bytes_of(rows: &[Doomed]) -> u64 {
+    rows.iter().map(|doomed| u64::from(doomed.bytes)).sum()
 }
 
 pub(super) fn load_revision(backend: &dyn Backend, name: &'static str) -> Result<Option<i64>, StoreError> {

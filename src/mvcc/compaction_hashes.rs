@@ -77,6 +77,10 @@ impl CompactionHashes {
     pub fn ask(&mut self, revision: Revision, reply: Answer) {
         let is_to_come = self.under_way == Some(revision) || self.waiting.iter().any(|next| next.revision == revision);
         if is_to_come {
+            if self.asked.len() == self.asked.capacity() {
+                // Before the list grows, those who have gone are taken off it.
+                self.asked.retain(|(_, reply)| !reply.is_closed());
+            }
             self.asked.push((revision, reply));
             return;
         }

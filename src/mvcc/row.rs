@@ -7,6 +7,9 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use castd_proto::mvccpb::KeyValue;
+use prost::Message as _;
+
+use super::RowKey;
 
 /// Where the fields of one encoded `KeyValue` are, and what its numbers say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,6 +52,21 @@ pub(crate) fn fields(row: &[u8]) -> Option<Fields> {
         }
     }
     Some(fields)
+}
+
+/// What a field with a number other than 0 takes.
+pub(crate) fn number_bytes(number: i64) -> u32 {
+    1 + (64 - (number as u64 | 1).leading_zeros()).div_ceil(7)
+}
+
+/// What a row takes in a backend. More than 4 GiB cannot be sent.
+pub(crate) fn row_bytes(key: &[u8], value: &[u8]) -> u32 {
+    u32::try_from(key.len() + value.len()).unwrap_or(u32::MAX)
+}
+
+/// The same before it is encoded, without the number fields that `pair` leaves at 0.
+pub(crate) fn bytes(key: RowKey, pair: &KeyValue) -> u32 {
+    u32::try_from(key.encode().len() + pair.encoded_len()).unwrap_or(u32::MAX)
 }
 
 /// The row as a message whose key and value share the row's memory.
@@ -115,6 +133,14 @@ mod tests {
             if let Some(found) = key_value(&Bytes::from(row.clone())) {
                 prop_assert!(found.key.len() + found.value.len() <= row.len());
             }
+        }
+    }
+
+    #[test]
+    fn a_number_takes_what_an_encoder_makes_of_it() {
+        for number in [1, 127, 128, 16_383, 16_384, 1 << 40, i64::MAX, -1] {
+            let alone = KeyValue { version: number, ..Default::default() };
+            assert_eq!(number_bytes(number) as usize, alone.encoded_len(), "{number}");
         }
     }
 

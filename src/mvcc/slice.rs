@@ -24,7 +24,7 @@ use super::{
     Changes, Event, EventKind, MvccError, OpCounts, RowKey, Store, StoreError, View,
     index::{Change, Span, Version, Walk},
     read::{Reader, Rows},
-    txn,
+    row, txn,
 };
 
 /// What applying has to know of leases, and does to them.
@@ -118,6 +118,11 @@ impl<'s> Slice<'s> {
     /// The revision after what was applied so far.
     pub fn revision(&self) -> Revision {
         Revision(self.store.revision)
+    }
+
+    /// As [`Store::bytes`], with what was applied so far.
+    pub fn bytes(&self) -> u64 {
+        self.store.bytes
     }
 
     /// What was changed since it was last asked: one for each new revision, ascending.
@@ -248,6 +253,8 @@ impl<'s> Slice<'s> {
         if revision.0 > reader.current {
             return Err(reader.future(revision.0));
         }
+        // etcd finds out about its revision by reading some key.
+        self.counts.ranges += 1;
         self.store.compaction.schedule(revision.0, &mut self.batch);
         Ok(CompactionResponse { header: header(self.revision()) })
     }
@@ -282,23 +289,26 @@ impl<'s> Slice<'s> {
     }
 
     fn put_key(&mut self, key: &Bytes, value: &Bytes, lease: i64, leases: &mut dyn Leases) {
-        let change = Change::Put { main: self.store.revision + 1, sub: self.next_sub() };
-        let (before, now) = self.store.tree.apply(key, change);
+        let (main, sub) = (self.store.revision + 1, self.next_sub());
+        let row = RowKey { main: Revision(main), sub, tombstone: false };
+        // What the index adds to it is not known yet.
+        let mut kv = KeyValue {
+            key: key.clone(),
+            create_revision: 0,
+            mod_revision: main,
+            version: 0,
+            value: value.clone(),
+            lease,
+        };
+        let (before, now) = self.store.tree.apply(key, Change::Put { main, sub, bytes: row::bytes(row, &kv) });
+        (kv.create_revision, kv.version) = (now.create, now.version);
         let owner = before.filter(Version::is_live).and_then(|_| leases.owner(key));
         let lease_id = Some(LeaseId(lease)).filter(|lease| lease.0 != 0);
         if owner != lease_id {
             owner.into_iter().for_each(|owner| leases.detach(owner, key));
             lease_id.into_iter().for_each(|lease| leases.attach(lease, key));
         }
-        let kv = KeyValue {
-            key: key.clone(),
-            create_revision: now.create,
-            mod_revision: now.main,
-            version: now.version,
-            value: value.clone(),
-            lease,
-        };
-        self.stage(now.row(), &kv);
+        self.stage(now, &kv);
         let previous = if now.create == now.main { None } else { self.row_before(key, before, now.main) };
         self.events.push(Event { kind: EventKind::Put, kv, previous });
     }
@@ -339,10 +349,11 @@ impl<'s> Slice<'s> {
 
     /// The key is there.
     fn delete_key(&mut self, key: Bytes) {
-        let change = Change::Delete { main: self.store.revision + 1, sub: self.next_sub() };
-        let (before, now) = self.store.tree.apply(&key, change);
+        let (main, sub) = (self.store.revision + 1, self.next_sub());
         let row = KeyValue { key, ..KeyValue::default() };
-        self.stage(now.row(), &row);
+        let bytes = row::bytes(RowKey { main: Revision(main), sub, tombstone: true }, &row);
+        let (before, now) = self.store.tree.apply(&row.key, Change::Delete { main, sub, bytes });
+        self.stage(now, &row);
         let previous = self.row_before(&row.key, before, now.main);
         let kv = KeyValue { mod_revision: now.main, ..row };
         self.events.push(Event { kind: EventKind::Delete, kv, previous });
@@ -354,9 +365,12 @@ impl<'s> Slice<'s> {
         sub.unwrap_or_default()
     }
 
-    fn stage(&mut self, key: RowKey, row: &KeyValue) {
+    fn stage(&mut self, version: Version, row: &KeyValue) {
+        let (key, encoded, value) = (version.row(), version.row().encode(), row.encode_to_vec());
+        assert_eq!(row::row_bytes(&encoded, &value), version.bytes, "the index knows how long a row is");
+        self.store.bytes += u64::from(version.bytes);
         self.staged.push((key, self.batch.ops().len()));
-        self.batch.put(Table::Kv, Bytes::copy_from_slice(&key.encode()), row.encode_to_vec());
+        self.batch.put(Table::Kv, Bytes::copy_from_slice(&encoded), value);
     }
 
     /// The row a key had at the revision before `main`, if it was there. `before` is the version before the newest.

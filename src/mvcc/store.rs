@@ -9,13 +9,13 @@
 use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
-use castd_backend_api::{Backend, Op, Table, WriteBatch};
+use castd_backend_api::{Backend, Table, WriteBatch};
 
 use crate::ids::{LeaseId, Revision};
 
 use super::{
     RowKey, Slice, StoreError, View,
-    compact::{Compaction, load_revision},
+    compact::{Compaction, Deleted, load_revision},
     index::{Loader, Tree, Version},
     row,
 };
@@ -31,6 +31,8 @@ pub struct Store {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) tree: Tree,
     pub(super) revision: i64,
+    /// Of all rows of the table `Kv`, keys and values.
+    pub(super) bytes: u64,
     pub(super) compaction: Compaction,
     /// Emptied, for the next slice.
     pub(super) spare_batch: WriteBatch,
@@ -45,6 +47,7 @@ impl Store {
         let mut revision = compaction.compacted().max(raised).max(FIRST_REVISION);
         let mut loader = Loader::default();
         let mut leased: BTreeMap<Bytes, LeaseId> = BTreeMap::new();
+        let mut bytes = 0;
         let mut damaged = None;
         backend.scan(Table::Kv, &[], &[], &mut |key, row| {
             let Some(key) = RowKey::decode(key) else {
@@ -57,6 +60,7 @@ impl Store {
             };
             let name = &row[fields.key];
             loader.add(name, version);
+            bytes += u64::from(version.bytes);
             if fields.lease != 0 {
                 leased.insert(Bytes::copy_from_slice(name), LeaseId(fields.lease));
             } else if !leased.is_empty() {
@@ -69,7 +73,8 @@ impl Store {
             return Err(error);
         }
         let attached = leased.into_iter().map(|(key, lease)| (lease, key)).collect();
-        Ok(Self { backend, tree: loader.finish(), revision, compaction, spare_batch: WriteBatch::new(), attached })
+        let (tree, spare_batch) = (loader.finish(), WriteBatch::new());
+        Ok(Self { backend, tree, revision, bytes, compaction, spare_batch, attached })
     }
 
     /// Which keys the rows found by [`Store::open`] attach to which leases, in key order. Given once.
@@ -96,6 +101,16 @@ impl Store {
         self.tree.live()
     }
 
+    /// What the rows of all keys and their history take, with those that compaction has still to delete.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Of them, what compaction has doomed and not yet deleted.
+    pub fn doomed_bytes(&self) -> u64 {
+        self.compaction.doomed_bytes()
+    }
+
     /// Starts a slice.
     pub fn begin(&mut self) -> Slice<'_> {
         Slice::new(self)
@@ -108,6 +123,8 @@ impl Store {
             tree: self.tree.clone(),
             revision: self.revision,
             compacted: self.compaction.compacted(),
+            bytes: self.bytes,
+            doomed_bytes: self.doomed_bytes(),
             epoch: self.compaction.epoch(),
         }
     }
@@ -117,17 +134,33 @@ impl Store {
         self.compaction.is_pending()
     }
 
-    /// Deletes at most `rows_max` of them and says how many; none while views from before the compaction are held. To be
-    /// called between slices, a piece at a time.
+    /// Lets the index forget about so many of them, or as many as a short look finds; none while views from before the
+    /// compaction are held. To be called between slices, a piece at a time, each time followed by
+    /// [`Store::delete_swept`].
+    pub fn sweep_compacted(&mut self, rows_max: usize) {
+        self.compaction.sweep(&mut self.tree, rows_max);
+    }
+
+    /// Deletes at most `rows_max` rows of those that the index has forgotten.
     ///
     /// # Errors
     /// When the backend fails: the process has to end, the index has forgotten the rows already.
-    pub fn delete_compacted(&mut self, rows_max: usize) -> Result<usize, StoreError> {
-        let batch = self.compaction.step(&mut self.tree, rows_max);
+    pub fn delete_swept(&mut self, rows_max: usize) -> Result<Deleted, StoreError> {
+        let (batch, bytes, deleted) = self.compaction.delete(rows_max);
         if !batch.is_empty() {
             self.backend.write(&batch)?;
         }
-        Ok(batch.ops().iter().filter(|op| matches!(op, Op::Delete { .. })).count())
+        self.bytes -= bytes;
+        Ok(deleted)
+    }
+
+    /// Both, one after the other.
+    ///
+    /// # Errors
+    /// As [`Store::delete_swept`].
+    pub fn delete_compacted(&mut self, rows_max: usize) -> Result<Deleted, StoreError> {
+        self.sweep_compacted(rows_max);
+        self.delete_swept(rows_max)
     }
 }
 
@@ -135,10 +168,11 @@ impl Store {
 fn version(key: RowKey, row: &[u8]) -> Option<(Version, row::Fields)> {
     let fields = row::fields(row)?;
     let (main, sub) = (key.main.0, key.sub);
+    let bytes = row::row_bytes(&key.encode(), row);
     if key.tombstone {
         let fields = row::Fields { lease: 0, ..fields };
-        return Some((Version { main, create: 0, version: 0, sub }, fields));
+        return Some((Version { main, create: 0, version: 0, sub, bytes }, fields));
     }
     let is_sound = fields.version > 0 && fields.mod_revision == main && (1..=main).contains(&fields.create_revision);
-    is_sound.then_some((Version { main, create: fields.create_revision, version: fields.version, sub }, fields))
+    is_sound.then_some((Version { main, create: fields.create_revision, version: fields.version, sub, bytes }, fields))
 }

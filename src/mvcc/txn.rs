@@ -92,7 +92,7 @@ fn holds<R: Rows>(reader: &Reader<'_, R>, compare: &Compare) -> Result<bool, Sto
     } else if compare.target == CompareTarget::Value as i32 {
         Ok(false)
     } else {
-        Ok(fits(compare, number(compare, Version { main: 0, create: 0, version: 0, sub: 0 }, 0)))
+        Ok(fits(compare, number(compare, Version { main: 0, create: 0, version: 0, sub: 0, bytes: 0 }, 0)))
     }
 }
 

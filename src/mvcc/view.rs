@@ -28,6 +28,8 @@ pub struct View {
     pub(super) tree: Tree,
     pub(super) revision: i64,
     pub(super) compacted: i64,
+    pub(super) bytes: u64,
+    pub(super) doomed_bytes: u64,
     pub(super) epoch: Arc<Epoch>,
 }
 
@@ -78,6 +80,16 @@ impl View {
     /// How many keys there are.
     pub fn keys(&self) -> u64 {
         self.tree.live()
+    }
+
+    /// What the rows of all keys and their history take, with those that compaction has still to delete.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Of them, what compaction has doomed and not yet deleted.
+    pub fn doomed_bytes(&self) -> u64 {
+        self.doomed_bytes
     }
 
     /// How many of them a request for `key` and `range_end` means. Costs the same for one key and for all.

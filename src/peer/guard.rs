@@ -251,7 +251,7 @@ fn major(version: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::ClusterId;
+    use crate::ids::{ClusterId, LogIndex};
     use crate::membership::members::{MemberRow, Members};
     use castd_proto::castdpb::{ConfStateRow, PeerMessageType as Type, PeerSnapshotMeta};
     use castd_proto::etcdserverpb::Member;
@@ -265,7 +265,7 @@ mod tests {
 
     fn roster() -> Roster {
         let known = |id: MemberId| MemberRow::Set(Member { id: id.0, ..Member::default() });
-        let members = Members::restore([known(US), known(PEER), MemberRow::Removed(REMOVED)]);
+        let members = Members::restore([known(US), known(PEER), MemberRow::Removed(REMOVED)], LogIndex(9));
         Roster::new(Arc::new(members))
     }
 

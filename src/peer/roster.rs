@@ -82,6 +82,7 @@ impl Connections {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::LogIndex;
     use crate::membership::members::MemberRow;
     use castd_proto::etcdserverpb::Member;
 
@@ -90,7 +91,8 @@ mod tests {
             let peer_urls = vec![format!("http://m{id}:1")];
             MemberRow::Set(Member { id: *id, peer_urls, ..Member::default() })
         });
-        Arc::new(Members::restore(known.chain(removed.iter().map(|id| MemberRow::Removed(MemberId(*id))))))
+        let removed = removed.iter().map(|id| MemberRow::Removed(MemberId(*id)));
+        Arc::new(Members::restore(known.chain(removed), LogIndex(9)))
     }
 
     fn urls(text: &str) -> Vec<String> {

@@ -4,22 +4,25 @@
 //!   entries of a slice ──▶ mvcc, leases, members ──▶ one WriteBatch (with the applied index) ──▶ backend
 //! ```
 //!
-//! A request that fails leaves no trace but its entry. A backend that fails ends the member.
+//! A request that fails, or that an alarm refuses, leaves no trace but its entry. A backend that fails ends the member.
 
 use crate::cast::RequestError;
-use crate::ids::{LeaseId, LogIndex, Revision, Term};
+use crate::ids::{LeaseId, LogIndex, MemberId, Revision, Term};
 use crate::lease::{Grant, LeaseTable, LeaseTableError};
 use crate::membership::downgrade::{self, Release};
 use crate::membership::members::Members;
-use crate::mvcc::{Changes, Compacted, MvccError, OpCounts, Slice, Store, StoreError};
+use crate::mvcc::{Changes, Compacted, Deleted, MvccError, OpCounts, Slice, Store, StoreError};
+use crate::quota::{self, Quota, Shortage, cost};
+use crate::state::alarms::{Alarm, Alarms, Fence, Raised};
+use crate::state::membership::{self, MembersInSlice, MembershipChanged};
 use crate::state::rows::{self, AppliedPosition};
 use crate::state::{Outcome, View};
 use crate::telemetry::metrics::RequestKind;
 use castd_backend_api::{Backend, BackendError, Table};
-use castd_proto::castdpb::{ConfChange, ConfChangeV2, MembershipChange, RaftRequest, raft_request::Op};
-use castd_proto::etcdserverpb as pb;
+use castd_proto::castdpb::{RaftRequest, raft_request::Op};
+use castd_proto::etcdserverpb::{self as pb, alarm_request::AlarmAction};
 use prost::Message as _;
-use raft::eraftpb::{self, ConfState, Entry, EntryType};
+use raft::eraftpb::{ConfState, Entry, EntryType};
 use std::sync::Arc;
 
 /// What ends a member: nothing in here is the fault of a request.
@@ -45,6 +48,13 @@ pub enum LeaseChange {
     Checkpointed { lease: LeaseId, remaining_secs: i64 },
 }
 
+/// What became of an alarm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AlarmChange {
+    Raised { alarm: Alarm, shortage: Option<Shortage> },
+    Cleared { alarm: Alarm },
+}
+
 /// What a slice did.
 #[derive(Debug, Default)]
 pub struct Applied {
@@ -59,7 +69,11 @@ pub struct Applied {
     /// Each compaction, with the store as it was before.
     pub compactions: Vec<Compacted>,
     pub leases: Vec<LeaseChange>,
-    pub conf_changes: Vec<eraftpb::ConfChangeV2>,
+    pub alarms: Vec<AlarmChange>,
+    /// Entries that were carried out and went beyond this member's own quota, by place in the slice. Other members have
+    /// quotas of their own, so nothing in the state follows from it.
+    pub over_quota: Vec<(usize, Shortage)>,
+    pub membership: Vec<MembershipChanged>,
     pub counts: OpCounts,
 }
 
@@ -77,23 +91,18 @@ impl Observer for () {
     fn written(&mut self) {}
 }
 
-/// One piece of physical deletion.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Deleted {
-    pub rows: usize,
-    /// Nothing compacted up to here is left.
-    pub finished: Option<Revision>,
-}
-
 pub struct Machine {
     store: Store,
     leases: LeaseTable,
+    alarms: Alarms,
     members: Arc<Members>,
     conf_state: ConfState,
     cluster_version: Option<String>,
     downgrade: Option<String>,
     applied: AppliedPosition,
     backend: Arc<dyn Backend>,
+    /// This member's, for [`Applied::over_quota`] and nothing else.
+    quota: Quota,
 }
 
 impl Machine {
@@ -104,15 +113,23 @@ impl Machine {
     pub fn open(backend: Arc<dyn Backend>) -> Result<Self, StateError> {
         let mut store = Store::open(Arc::clone(&backend))?;
         let leases = LeaseTable::open(backend.as_ref(), store.take_attached())?;
+        let members = rows::read_members(backend.as_ref())?;
+        let conf_state = rows::read_conf_state(backend.as_ref())?;
+        if conf_state != rows::conf_state_of(&members) {
+            // Written in one batch, always: one of the two is damaged.
+            return Err(StateError::BadRow { table: Table::Member });
+        }
         Ok(Machine {
             leases,
-            members: Arc::new(rows::read_members(backend.as_ref())?),
-            conf_state: rows::read_conf_state(backend.as_ref())?,
+            alarms: Alarms::open(backend.as_ref())?,
+            members: Arc::new(members),
+            conf_state,
             cluster_version: rows::read_cluster_version(backend.as_ref())?,
             downgrade: rows::read_downgrade(backend.as_ref())?,
             applied: AppliedPosition::read(backend.as_ref())?,
             store,
             backend,
+            quota: Quota::default(),
         })
     }
 
@@ -122,6 +139,7 @@ impl Machine {
             term: self.applied.term,
             mvcc: self.store.view(),
             leases: self.leases.clone(),
+            alarms: self.alarms.clone(),
             members: Arc::clone(&self.members),
             conf_state: self.conf_state.clone(),
             cluster_version: self.cluster_version.clone(),
@@ -141,6 +159,20 @@ impl Machine {
 
     pub fn revision(&self) -> Revision {
         self.store.revision()
+    }
+
+    pub fn alarms(&self) -> &Alarms {
+        &self.alarms
+    }
+
+    /// The size that counts against the quota.
+    pub fn db_size(&self) -> u64 {
+        quota::db_size(self.store.bytes() + self.leases.bytes())
+    }
+
+    /// From now on entries that go beyond `quota` are reported. There is none at first.
+    pub fn report_beyond(&mut self, quota: Quota) {
+        self.quota = quota;
     }
 
     pub fn backend(&self) -> &dyn Backend {
@@ -184,6 +216,8 @@ impl Machine {
                         entry: AppliedPosition { index: LogIndex(entry.index), term: Term(entry.term) },
                         slice: &mut slice,
                         leases: &mut self.leases,
+                        alarms: &mut self.alarms,
+                        quota: self.quota,
                         members: &mut self.members,
                         cluster_version: &mut self.cluster_version,
                         downgrade: &mut self.downgrade,
@@ -191,16 +225,17 @@ impl Machine {
                     };
                     step.carry_out(request)?
                 }
-                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
-                    let (change, membership) = conf_change(entry)?;
-                    if let Some(row) = membership.and_then(|change| Arc::make_mut(&mut self.members).change(&change)) {
-                        rows::put_member(slice.batch(), &row);
+                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => match membership::change_of(entry)? {
+                    Some(change) => {
+                        let mut table = MembersInSlice {
+                            members: &mut self.members,
+                            conf_state: &mut self.conf_state,
+                            batch: slice.batch(),
+                        };
+                        table.change(LogIndex(entry.index), &change, &mut applied.membership)
                     }
-                    self.conf_state = conf_state_after(&self.conf_state, &change);
-                    rows::put_conf_state(slice.batch(), &self.conf_state);
-                    applied.conf_changes.push(change);
-                    Ok(Outcome::Done)
-                }
+                    None => Ok(Outcome::Done),
+                },
             };
             observer.applied(place, kind, &outcome);
             applied.outcomes.push(outcome);
@@ -219,14 +254,25 @@ impl Machine {
         self.store.has_compacted_rows()
     }
 
-    /// Deletes up to `rows_max` of them, once no view can read them.
+    /// Lets the index forget a piece of them, once no view can read them. [`Machine::delete_swept`] deletes it.
+    pub fn sweep_compacted(&mut self, rows_max: usize) {
+        self.store.sweep_compacted(rows_max);
+    }
+
+    /// Deletes what the index has forgotten, up to `rows_max` rows.
+    ///
+    /// # Errors
+    /// When the backend fails.
+    pub fn delete_swept(&mut self, rows_max: usize) -> Result<Deleted, StoreError> {
+        self.store.delete_swept(rows_max)
+    }
+
+    /// Both, one after the other.
     ///
     /// # Errors
     /// When the backend fails.
     pub fn delete_compacted(&mut self, rows_max: usize) -> Result<Deleted, StoreError> {
-        let rows = self.store.delete_compacted(rows_max)?;
-        let finished = (!self.store.has_compacted_rows()).then(|| self.store.finished_compact_revision());
-        Ok(Deleted { rows, finished })
+        self.store.delete_compacted(rows_max)
     }
 }
 
@@ -242,7 +288,7 @@ fn kind_of(op: &Op) -> Option<RequestKind> {
         Op::LeaseCheckpoint(_) => RequestKind::LeaseCheckpoint,
         Op::MemberAttributes(_) => RequestKind::ClusterMemberAttrSet,
         Op::ClusterVersion(_) => RequestKind::ClusterVersionSet,
-        Op::Alarm(_) => RequestKind::Alarm,
+        Op::Alarm(_) | Op::SpaceShortage(_) | Op::SpaceRegained(_) => RequestKind::Alarm,
         Op::Downgrade(_) => RequestKind::DowngradeInfoSet,
     })
 }
@@ -252,6 +298,8 @@ struct Step<'a, 's> {
     entry: AppliedPosition,
     slice: &'a mut Slice<'s>,
     leases: &'a mut LeaseTable,
+    alarms: &'a mut Alarms,
+    quota: Quota,
     members: &'a mut Arc<Members>,
     cluster_version: &'a mut Option<String>,
     downgrade: &'a mut Option<String>,
@@ -262,6 +310,21 @@ impl Step<'_, '_> {
     /// The inner error is the request's, the outer one ends the member.
     fn carry_out(&mut self, request: RaftRequest) -> Result<Result<Outcome, RequestError>, StateError> {
         let Some(op) = request.op else { return Ok(Ok(Outcome::Done)) };
+        match self.alarms.fence(&op) {
+            Some(Fence::NoSpace) => return Ok(Err(RequestError::NoSpace)),
+            Some(Fence::Corrupt) => return Ok(Err(RequestError::Corrupt)),
+            None => {}
+        }
+        let db_size = quota::db_size(self.slice.bytes() + self.leases.bytes());
+        let shortage = self.quota.shortage(db_size, cost::of(&op));
+        let outcome = self.carry_out_op(op);
+        if let (Some(shortage), Ok(Ok(_))) = (shortage, &outcome) {
+            self.applied.over_quota.push((self.applied.outcomes.len(), shortage));
+        }
+        outcome
+    }
+
+    fn carry_out_op(&mut self, op: Op) -> Result<Result<Outcome, RequestError>, StateError> {
         let outcome = match op {
             Op::Put(put) => self.slice.put(&put, self.leases).map(Outcome::Put),
             Op::DeleteRange(delete) => self.slice.delete_range(&delete, self.leases).map(Outcome::DeleteRange),
@@ -301,9 +364,20 @@ impl Step<'_, '_> {
                 *self.cluster_version = Some(version.version);
                 Ok(Outcome::Done)
             }
+            Op::Alarm(request) => Ok(self.change_alarm(&request)),
+            Op::SpaceShortage(report) => {
+                let shortage = Shortage { db_size: report.db_size, needed_bytes: report.needed_bytes };
+                self.raise(Alarm::no_space(MemberId(report.member_id)), Some(shortage));
+                Ok(Outcome::Done)
+            }
+            Op::SpaceRegained(report) => {
+                let alarm = Alarm::no_space(MemberId(report.member_id));
+                if self.alarms.get(alarm).is_some_and(|raised| raised.index.0 == report.raised_index) {
+                    self.clear(alarm);
+                }
+                Ok(Outcome::Done)
+            }
             Op::Downgrade(asked) => return Ok(self.downgrade(&asked)),
-            // No member of this release proposes one.
-            Op::Alarm(_) => return Ok(Err(RequestError::NotYet("castd does not have alarms yet"))),
         };
         match outcome {
             Ok(outcome) => Ok(Ok(outcome)),
@@ -345,6 +419,38 @@ impl Step<'_, '_> {
         Ok(Ok(Outcome::LeaseRevoke(pb::LeaseRevokeResponse { header: Some(self.header()) })))
     }
 
+    /// Answers with the alarms that it is about. Reads come here only from a member of another release: ours answers them
+    /// from its view.
+    fn change_alarm(&mut self, request: &pb::AlarmRequest) -> Outcome {
+        let alarm = Alarm { kind: request.alarm, member: MemberId(request.member_id) };
+        let alarms = match AlarmAction::try_from(request.action) {
+            Ok(AlarmAction::Get) => self.alarms.list(request.alarm),
+            Ok(AlarmAction::Activate) if alarm.kind != i32::from(pb::AlarmType::None) => {
+                self.raise(alarm, None);
+                vec![alarm.into()]
+            }
+            Ok(AlarmAction::Deactivate) if self.clear(alarm) => vec![alarm.into()],
+            Ok(AlarmAction::Activate | AlarmAction::Deactivate) | Err(_) => Vec::new(),
+        };
+        Outcome::Alarm(pb::AlarmResponse { header: Some(self.header()), alarms })
+    }
+
+    fn raise(&mut self, alarm: Alarm, shortage: Option<Shortage>) {
+        let raised = Raised { index: self.entry.index, shortage };
+        if self.alarms.raise(alarm, raised, self.slice.batch()) {
+            self.applied.alarms.push(AlarmChange::Raised { alarm, shortage });
+        }
+    }
+
+    /// Answers whether it was on.
+    fn clear(&mut self, alarm: Alarm) -> bool {
+        let was_on = self.alarms.clear(alarm, self.slice.batch());
+        if was_on {
+            self.applied.alarms.push(AlarmChange::Cleared { alarm });
+        }
+        was_on
+    }
+
     /// Looked at again here: of two that were begun at once, one is.
     fn downgrade(&mut self, asked: &pb::DowngradeInfo) -> Result<Outcome, RequestError> {
         let target = if asked.enabled {
@@ -362,45 +468,4 @@ impl Step<'_, '_> {
     fn header(&self) -> pb::ResponseHeader {
         pb::ResponseHeader { revision: self.slice.revision().0, ..Default::default() }
     }
-}
-
-/// Reads a membership entry with prost: rust-protobuf's decoder is not to be trusted with what came over a network.
-fn conf_change(entry: &Entry) -> Result<(eraftpb::ConfChangeV2, Option<MembershipChange>), StateError> {
-    let bad = |source| StateError::BadEntry { index: entry.index, source };
-    let (changes, context) = if entry.get_entry_type() == EntryType::EntryConfChange {
-        let change = ConfChange::decode(entry.data.clone()).map_err(bad)?;
-        (vec![(change.change_type, change.node_id)], change.context)
-    } else {
-        let change = ConfChangeV2::decode(entry.data.clone()).map_err(bad)?;
-        (change.changes.iter().map(|single| (single.change_type, single.node_id)).collect(), change.context)
-    };
-    let membership = if context.is_empty() { None } else { Some(MembershipChange::decode(context).map_err(bad)?) };
-    let mut change = eraftpb::ConfChangeV2::default();
-    for (kind, node_id) in changes {
-        let mut single = eraftpb::ConfChangeSingle { node_id, ..Default::default() };
-        single.set_change_type(match kind {
-            1 => eraftpb::ConfChangeType::RemoveNode,
-            2 => eraftpb::ConfChangeType::AddLearnerNode,
-            _ => eraftpb::ConfChangeType::AddNode,
-        });
-        change.mut_changes().push(single);
-    }
-    Ok((change, membership))
-}
-
-/// One change at a time, never a joint configuration: voters and learners follow directly.
-fn conf_state_after(before: &ConfState, change: &eraftpb::ConfChangeV2) -> ConfState {
-    let mut after = before.clone();
-    for single in change.get_changes() {
-        after.voters.retain(|id| *id != single.node_id);
-        after.learners.retain(|id| *id != single.node_id);
-        match single.get_change_type() {
-            eraftpb::ConfChangeType::AddNode => after.voters.push(single.node_id),
-            eraftpb::ConfChangeType::AddLearnerNode => after.learners.push(single.node_id),
-            eraftpb::ConfChangeType::RemoveNode => {}
-        }
-    }
-    after.voters.sort_unstable();
-    after.learners.sort_unstable();
-    after
 }

@@ -8,17 +8,23 @@
 //!
 //! Deterministic: the same entries give the same state and the same outcomes on every member.
 
+pub mod alarms;
 mod hash;
 mod machine;
+mod membership;
 pub mod portable;
 mod rows;
+#[cfg(test)]
+mod tests;
 mod view;
 
+pub use alarms::{Alarm, Alarms, Raised};
 pub use hash::hash;
-pub use machine::{Applied, Deleted, LeaseChange, Machine, Observer, StateError};
+pub use machine::{AlarmChange, Applied, LeaseChange, Machine, Observer, StateError};
+pub use membership::{MembershipChanged, membership_entry};
 pub use rows::AppliedPosition;
 pub(crate) use rows::{conf_state_from_row, conf_state_row};
-pub use view::View;
+pub use view::{Size, View};
 
 use castd_proto::etcdserverpb as pb;
 
@@ -31,6 +37,13 @@ pub enum Outcome {
     Compact(pb::CompactionResponse),
     LeaseGrant(pb::LeaseGrantResponse),
     LeaseRevoke(pb::LeaseRevokeResponse),
-    /// A request that answers nothing: attributes of a member, the cluster version, a checkpoint, a raft entry of its own.
+    Alarm(pb::AlarmResponse),
+    /// The members after a change of them.
+    Members(Vec<pb::Member>),
+    /// Another change of the membership came between the checks of this one and its place in the log: nothing was done, and
+    /// it is to be checked again.
+    MembershipOvertaken,
+    /// A request that answers nothing: attributes of a member, the cluster version, a checkpoint, a shortage, a raft entry of
+    /// its own.
     Done,
 }

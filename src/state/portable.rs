@@ -235,6 +235,36 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_export_is_the_state_of_its_view_and_is_given_up_when_nobody_wants_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut machine = Machine::open(Arc::new(Memory::new())).expect("opened");
+        for key in 0..300 {
+            apply(&mut machine, put(&format!("key{key}"), "v".repeat(10_000)));
+        }
+        let downgrade = pb::DowngradeInfo { enabled: true, target_version: "3.6.0".to_owned() };
+        let version = castd_proto::castdpb::ClusterVersion { version: "3.7.0".to_owned() };
+        apply(&mut machine, RaftOp::ClusterVersion(version));
+        apply(&mut machine, RaftOp::Downgrade(downgrade)).expect("begun");
+        let view = machine.view();
+        let abandoned = export(dir.path(), &view, &|| false);
+        assert!(matches!(abandoned, Err(PortableError::Abandoned)), "{abandoned:?}");
+        assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 0);
+
+        let exported = export(dir.path(), &view, &|| true).expect("written");
+        let data = exported.read(0, usize::MAX).expect("readable");
+        let mut store = SnapshotStore::open(dir.path()).expect("opened");
+        let position = LogPosition { index: view.applied, term: view.term };
+        let mut incoming = store.receive(position, exported.bytes()).expect("begun");
+        incoming.write(&data).expect("written");
+        let (file, ..) = incoming.finish().expect("sound");
+        let copy = Arc::new(Memory::new());
+        fill(&file, copy.as_ref()).expect("filled");
+        let copy = Machine::open(copy).expect("opened").view();
+        assert_eq!(copy.downgrade.as_deref(), Some("3.6.0"));
+        assert_eq!(crate::state::hash(&copy).expect("hashed"), crate::state::hash(&view).expect("hashed"));
+    }
+
     /// A deletion goes before a snapshot reaches it, the puts before it have been copied already: the key must not be back.
     #[test]
     fn a_snapshot_taken_while_compaction_deletes_is_the_state_of_its_view() {

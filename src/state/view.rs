@@ -4,7 +4,9 @@ use crate::ids::{LogIndex, Term};
 use crate::lease::LeaseTable;
 use crate::membership::members::Members;
 use crate::mvcc;
-use castd_backend_api::{Backend, Size};
+use crate::quota;
+use crate::state::Alarms;
+use castd_backend_api::Backend;
 use raft::eraftpb::ConfState;
 use std::sync::Arc;
 
@@ -16,6 +18,7 @@ pub struct View {
     pub term: Term,
     pub mvcc: mvcc::View,
     pub leases: LeaseTable,
+    pub alarms: Alarms,
     pub members: Arc<Members>,
     pub conf_state: ConfState,
     /// `None` until the first leader has set one.
@@ -25,9 +28,24 @@ pub struct View {
     pub(super) backend: Arc<dyn Backend>,
 }
 
+/// Of the rows, in whole pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// What counts against the quota.
+    pub db_size: u64,
+    /// Without the rows that compaction has found to be of no use and has still to delete.
+    pub in_use: u64,
+}
+
 impl View {
-    /// Bytes of the backend; zero if it cannot tell at the moment.
+    /// The same before and after a restart, whatever the engine makes of it.
     pub fn size(&self) -> Size {
+        let bytes = self.mvcc.bytes() + self.leases.bytes();
+        Size { db_size: quota::db_size(bytes), in_use: quota::db_size(bytes - self.mvcc.doomed_bytes()) }
+    }
+
+    /// What the engine takes for them; zero if it cannot tell at the moment.
+    pub fn engine_size(&self) -> castd_backend_api::Size {
         self.backend.size().unwrap_or_default()
     }
 

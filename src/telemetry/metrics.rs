@@ -187,6 +187,7 @@ mod tests {
         "etcd_mvcc_txn_total counter",
         "etcd_mvcc_db_total_size_in_bytes gauge",
         "etcd_mvcc_db_total_size_in_use_in_bytes gauge",
+        "castd_storage_allocated_bytes gauge",
         "etcd_mvcc_db_open_read_transactions gauge",
         "etcd_mvcc_hash_duration_seconds histogram 0.01 163.84 15",
         "etcd_mvcc_hash_rev_duration_seconds histogram 0.01 163.84 15",

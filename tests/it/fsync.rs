@@ -13,17 +13,26 @@ for_each_backend!(a_failed_fsync_ends_the_process_and_breaks_no_promise);
 /// Calls of one thread that succeed before the first that fails.
 const CALLS_BEFORE: usize = 20;
 
-fn strace_works() -> bool {
+pub fn strace_works() -> bool {
     let tried = Command::new("strace").args(["-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
     tried.is_ok_and(|status| status.success())
 }
 
 /// Lets fsync and fdatasync fail in a running server, after a while.
 fn fail_fsync(server: &Server) -> Child {
+    inject(server, &format!("error=EIO:when={}+", CALLS_BEFORE + 1))
+}
+
+/// Lets each fsync and fdatasync of a running server take that much longer.
+pub fn delay_fsync(server: &Server, delay: Duration) -> Child {
+    inject(server, &format!("delay_enter={}", delay.as_micros()))
+}
+
+fn inject(server: &Server, what: &str) -> Child {
     let pid = server.pid();
     let tracer = Command::new("strace")
         .args(["-f", "-qq", "-e", "trace=fsync,fdatasync"])
-        .args(["-e", &format!("inject=fsync,fdatasync:error=EIO:when={}+", CALLS_BEFORE + 1)])
+        .args(["-e", &format!("inject=fsync,fdatasync:{what}")])
         .args(["-o", &server.directory().join("strace.log").to_string_lossy(), "-p", &pid.to_string()])
         .stderr(Stdio::null())
         .spawn()

@@ -6,11 +6,17 @@
 //!   kv/ watch/      the v3 API through the etcd-client crate and, for what that cannot say, plain gRPC
 //!   lease.rs …
 //!   maintenance/    snapshot, defragment, hashes, leadership, downgrade
+//!   quota/          a store that is full, alarms, and space that comes back
 //!   restart.rs      what is still there after a stop and after a kill
 //!   durability/     the same a hundred times over, under load
 //!   fsync.rs        a disk that fails
+//!   logs.rs         what is slow, how it starts and stops, files that are full
+//!   metrics/        what is counted, and under which names
 //!   tracing.rs      what a collector hears of one request
+//!   gateway/        the same API as JSON, by curl, by WebSocket, and next to etcd's gateway
 //!   process/ http   flags, files, signals, exit codes; the client port spoken to by other than gRPC
+//!   listeners.rs    unix sockets, ports for HTTP or metrics alone, descriptors
+//!   hostile/        floods, half requests, nonsense: and a bystander who must not notice
 //!   differential/   one script for etcd and for Castd, and the list of the differences we want
 //! ```
 //! `CASTD_TEST_SERVER=/usr/bin/etcd` runs the cases that know no backend against that etcd 3.4 instead, which is how
@@ -19,16 +25,26 @@
 
 mod harness;
 
+mod compaction;
 mod differential;
 mod durability;
+mod elections;
 mod etcdctl;
 mod fsync;
+mod gateway;
+mod hostile;
 mod http;
 mod kv;
 mod lease;
+mod listeners;
+mod locks;
+mod logs;
 mod maintenance;
 mod members;
+mod membership;
+mod metrics;
 mod process;
+mod quota;
 mod restart;
 mod tracing;
 mod watch;

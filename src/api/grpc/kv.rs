@@ -7,6 +7,7 @@ use crate::api::call_notes::{self, Asked};
 use crate::api::grpc::{Admitted, Edge, mismatch, range_stream, span};
 use crate::cast::{Cast, RequestError};
 use crate::mvcc::check;
+use crate::quota::cost;
 use crate::state::{Outcome, View};
 use castd_proto::Rpc;
 use castd_proto::castdpb::raft_request::Op;
@@ -55,7 +56,9 @@ impl Kv for Edge {
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
         self.unary(Rpc::KvPut, request, |mut admitted, put| async move {
-            check::put(&put)?;
+            if let Err(error) = check::put(&put) {
+                return Err(self.cast.refusal(&admitted.permit, cost::put(&put), error.into()).await);
+            }
             admitted.describe("put", |request| span::put(request, &put));
             match self.cast.replicate(&admitted.permit, Op::Put(put), admitted.span()).await? {
                 Outcome::Put(mut answer) => {
@@ -88,7 +91,9 @@ impl Kv for Edge {
 
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
         self.unary(Rpc::KvTxn, request, |mut admitted, txn| async move {
-            check::txn(&txn, self.cast.limits().txn_ops_max)?;
+            if let Err(error) = check::txn(&txn, self.cast.limits().txn_ops_max) {
+                return Err(self.cast.refusal(&admitted.permit, cost::txn(&txn), error.into()).await);
+            }
             admitted.describe("txn", |request| span::txn(request, &txn));
             let mut answer = if check::read_only(&txn) {
                 let view = view_for(&self.cast, &admitted, check::serializable(&txn)).await?;
@@ -138,6 +143,9 @@ fn fill(cast: &Cast, header: &mut Option<pb::ResponseHeader>) {
 async fn view_for(cast: &Cast, admitted: &Admitted, serializable: bool) -> Result<Arc<View>, RequestError> {
     if serializable {
         return Ok(cast.local_view(&admitted.permit));
+    }
+    if cast.is_learner() {
+        return Err(RequestError::NotSupportedForLearner);
     }
     cast.linearizable_view(&admitted.permit, admitted.span()).await
 }

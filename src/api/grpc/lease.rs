@@ -7,11 +7,12 @@
 
 use crate::actors::lease_keeper::{KeepAlive, ListLeases, LookUpTimeLeft};
 use crate::api::grpc::long_call::LongCall;
-use crate::api::grpc::{Admitted, Edge, mismatch, span};
+use crate::api::grpc::{Edge, mismatch, span};
 use crate::api::permit::Permit;
 use crate::cast::RequestError;
 use crate::ids::{LeaseId, Term};
 use crate::lease::{Answer, LeaseError, TTL_SECS_MAX, TimeLeft, ttl_secs_min};
+use crate::quota::cost;
 use crate::raft::node::RaftError;
 use crate::state::Outcome;
 use crate::telemetry::trace::SpanContext;
@@ -40,27 +41,13 @@ impl Lease for Edge {
         &self,
         request: Request<pb::LeaseGrantRequest>,
     ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
-        self.unary(Rpc::LeaseGrant, request, |mut admitted, mut grant| async move {
-            if grant.ttl > TTL_SECS_MAX {
-                return Err(LeaseError::TtlTooLarge.into());
-            }
-            grant.ttl = grant.ttl.max(ttl_secs_min(self.settings.election_timeout));
-            let chosen_here = grant.id == 0;
-            loop {
-                if chosen_here {
-                    grant.id = self.new_lease_id(&admitted);
-                }
-                admitted.describe("lease_grant", |request| span::lease_grant(request, &grant));
-                match self.cast.replicate(&admitted.permit, Op::LeaseGrant(grant), admitted.span()).await {
-                    Ok(Outcome::LeaseGrant(mut answer)) => {
-                        self.fill(&mut answer.header);
-                        return Ok(answer);
-                    }
-                    Ok(other) => mismatch("lease grant", &other),
-                    Err(RequestError::Lease(LeaseError::Exists)) if chosen_here => {}
-                    Err(error) => return Err(error),
-                }
-            }
+        self.unary(Rpc::LeaseGrant, request, |mut admitted, grant| async move {
+            let permit = admitted.permit.clone();
+            self.grant(&permit, grant, |grant| {
+                admitted.describe("lease_grant", |request| span::lease_grant(request, grant));
+                admitted.span()
+            })
+            .await
         })
         .await
     }
@@ -151,12 +138,41 @@ impl Lease for Edge {
 }
 
 impl Edge {
+    /// Grants a lease: with an id of our choice, if the one asked for is 0. `span` is told which.
+    pub(super) async fn grant(
+        &self,
+        permit: &Permit,
+        mut grant: pb::LeaseGrantRequest,
+        mut span: impl FnMut(&pb::LeaseGrantRequest) -> SpanContext,
+    ) -> Result<pb::LeaseGrantResponse, RequestError> {
+        if grant.ttl > TTL_SECS_MAX {
+            let error = LeaseError::TtlTooLarge.into();
+            return Err(self.cast.refusal(permit, cost::LEASE_GRANT, error).await);
+        }
+        grant.ttl = grant.ttl.max(ttl_secs_min(self.settings.election_timeout));
+        let chosen_here = grant.id == 0;
+        loop {
+            if chosen_here {
+                grant.id = self.new_lease_id(permit);
+            }
+            match self.cast.replicate(permit, Op::LeaseGrant(grant), span(&grant)).await {
+                Ok(Outcome::LeaseGrant(mut answer)) => {
+                    self.fill(&mut answer.header);
+                    return Ok(answer);
+                }
+                Ok(other) => mismatch("lease grant", &other),
+                Err(RequestError::Lease(LeaseError::Exists)) if chosen_here => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// A positive id as etcd makes them: the member in the upper bits, time below. Two grants at the same moment may get the
     /// same one; the second is then refused and tried again.
-    fn new_lease_id(&self, admitted: &Admitted) -> i64 {
+    fn new_lease_id(&self, permit: &Permit) -> i64 {
         let wall_nanos = self.clock.wall().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
         let member = self.cast.identity().member.0 << 48;
-        let view = self.cast.local_view(&admitted.permit);
+        let view = self.cast.local_view(permit);
         let mut time = wall_nanos >> 4;
         loop {
             let id = ((member | time & (u64::MAX >> 16)) & (u64::MAX >> 1)) as i64;
@@ -168,7 +184,7 @@ impl Edge {
     }
 
     /// The state machine fills in the revision, the member that answers the rest.
-    fn fill(&self, header: &mut Option<pb::ResponseHeader>) {
+    pub(super) fn fill(&self, header: &mut Option<pb::ResponseHeader>) {
         let revision = header.as_ref().map_or(0, |header| header.revision);
         *header = Some(self.cast.header(revision));
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Status, Hash, HashKV ──▶ the view        Snapshot, Defragment, HashKV of a compaction ──▶ Snapshotter
-//!   MoveLeader ──▶ RaftNode                  Downgrade ──▶ the log
+//!   MoveLeader ──▶ RaftNode                  Downgrade, Alarm ──▶ the log
 //! ```
 
 mod downgrade;
@@ -12,7 +12,7 @@ mod snapshot;
 pub use snapshot::SNAPSHOTS_MAX;
 
 use crate::actors::snapshotter::{Defragment, LookUpCompactionHash};
-use crate::api::grpc::{Admitted, Edge, ServerStream};
+use crate::api::grpc::{Admitted, Edge, ServerStream, alarm};
 use crate::cast::RequestError;
 use crate::config::{ETCD_VERSION, STORAGE_VERSION};
 use crate::ids::{MemberId, Revision};
@@ -21,11 +21,9 @@ use crate::state;
 use castd_proto::Rpc;
 use castd_proto::etcdserverpb as pb;
 use castd_proto::etcdserverpb::maintenance_server::Maintenance;
-use slog::{info, warn};
+use slog::info;
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
-
-const NOT_YET_ALARM: &str = "castd cannot set or clear alarms yet";
 
 #[tonic::async_trait]
 impl Maintenance for Edge {
@@ -37,12 +35,14 @@ impl Maintenance for Edge {
             let (view, status) = (self.cast.local_view(&admitted.permit), self.cast.status());
             let size = view.size();
             let downgrade = view.downgrade.clone();
-            let errors = if status.leader.is_none() { vec!["etcdserver: no leader".to_owned()] } else { Vec::new() };
+            let mut errors =
+                if status.leader.is_none() { vec!["etcdserver: no leader".to_owned()] } else { Vec::new() };
+            errors.extend(alarm::told(&view.alarms));
             Ok(pb::StatusResponse {
                 header: Some(self.cast.header(view.mvcc.revision().0)),
                 version: ETCD_VERSION.to_owned(),
-                db_size: size.allocated_bytes as i64,
-                db_size_in_use: size.in_use_bytes as i64,
+                db_size: size.db_size as i64,
+                db_size_in_use: size.in_use as i64,
                 leader: status.leader.map_or(0, |leader| leader.0),
                 raft_index: status.committed.0,
                 raft_term: status.term.0,
@@ -50,7 +50,7 @@ impl Maintenance for Edge {
                 errors,
                 is_learner: view.members.get(self.cast.identity().member).is_some_and(|member| member.is_learner),
                 storage_version: STORAGE_VERSION.to_owned(),
-                db_size_quota: self.settings.quota_bytes,
+                db_size_quota: self.cast.limits().quota.reported(),
                 downgrade_info: Some(pb::DowngradeInfo {
                     enabled: downgrade.is_some(),
                     target_version: downgrade.unwrap_or_default(),
@@ -88,14 +88,8 @@ impl Maintenance for Edge {
     }
 
     async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Response<pb::AlarmResponse>, Status> {
-        self.unary(Rpc::MaintenanceAlarm, request, |admitted, alarm| async move {
-            if alarm.action() != pb::alarm_request::AlarmAction::Get {
-                return Err(RequestError::NotYet(NOT_YET_ALARM));
-            }
-            // Nothing raises one yet, so that a list as of now is always empty.
-            let view = self.cast.linearizable_view(&admitted.permit, admitted.span()).await?;
-            let header = Some(self.cast.header(view.mvcc.revision().0));
-            Ok(pb::AlarmResponse { header, alarms: Vec::new() })
+        self.unary(Rpc::MaintenanceAlarm, request, |admitted, request| async move {
+            alarm::alarm(self, &admitted, request).await
         })
         .await
     }
@@ -109,18 +103,27 @@ impl Maintenance for Edge {
             info!(self.log, "starting defragment");
             let (reply, done) = oneshot::channel();
             self.cast.snapshotter(&admitted.permit).do_send(Defragment { reply, span: admitted.span() });
-            let pause = self.settings.stops_serving_on_defragment.then(|| self.serving.pause());
-            let (log, call) = (self.log.clone(), admitted);
-            let running = tokio::spawn(async move {
-                let done = done.await;
-                drop((pause, call));
-                match &done {
-                    Ok(()) => info!(log, "finished defragment"),
-                    Err(_) => warn!(log, "failed to defragment"; "error" => "the member is shutting down"),
+            let done = async {
+                if self.settings.stops_serving_on_defragment {
+                    // Health tells of the run, not of the client.
+                    let pause = self.serving.pause();
+                    let running = tokio::spawn(async move {
+                        let done = done.await;
+                        drop(pause);
+                        done.ok()
+                    });
+                    running.await.ok().flatten()
+                } else {
+                    done.await.ok()
                 }
-                done
-            });
-            running.await.ok().and_then(Result::ok).ok_or(RequestError::Stopped)?;
+            };
+            // It may take minutes, and a member that stops does not wait for it.
+            let done = tokio::select! {
+                done = done => done,
+                () = self.stopping.cancelled() => None,
+            };
+            done.ok_or(RequestError::Stopped)?;
+            info!(self.log, "finished defragment");
             Ok(pb::DefragmentResponse { header: None })
         })
         .await

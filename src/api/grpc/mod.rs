@@ -6,8 +6,10 @@
 //!
 //! [`Edge`] is what all handlers share: what has to happen before and after each call stands here once.
 
+mod alarm;
 mod auth;
 mod cluster;
+mod deadline;
 mod election;
 mod health;
 mod kv;
@@ -15,7 +17,10 @@ mod lease;
 mod lock;
 mod long_call;
 mod maintenance;
+mod observe;
+mod own_watch;
 mod range_stream;
+mod session;
 mod slow;
 mod span;
 mod watch;
@@ -25,7 +30,7 @@ pub use maintenance::SNAPSHOTS_MAX;
 
 use crate::api::grpc::span::ServerSpan;
 use crate::api::listen::Routes;
-use crate::api::permit::{Caller, Permit, authorize};
+use crate::api::permit::{Caller, Permit, answers_as_learner, authorize};
 use crate::cast::{Cast, RequestError};
 use crate::state::Outcome;
 use crate::telemetry::clock::Clock;
@@ -54,8 +59,10 @@ const SEND_BYTES_MAX: usize = i32::MAX as usize;
 pub struct EdgeSettings {
     /// A stream with `hasleader` ends when no leader was seen for three of them.
     pub election_timeout: Duration,
-    /// As `--quota-backend-bytes` works out; reported by Status.
-    pub quota_bytes: i64,
+    /// `--strict-reconfig-check`.
+    pub is_reconfig_strict: bool,
+    /// `--max-learners`.
+    pub learners_max: u32,
     /// The gate `StopGRPCServiceOnDefrag`.
     pub stops_serving_on_defragment: bool,
     /// `--warning-unary-request-duration`.
@@ -159,6 +166,9 @@ impl Edge {
     pub fn admit(&self, rpc: Rpc, metadata: &MetadataMap, call: &ServerSpan) -> Result<Admitted, RequestError> {
         let calls = self.metrics.grpc.of(rpc);
         calls.started.inc();
+        if !answers_as_learner(rpc) && self.cast.is_learner() {
+            return Err(RequestError::NotSupportedForLearner);
+        }
         let version = client_api_version(metadata)?;
         match rpc.streaming() {
             Kind::Unary => self.metrics.clients.unary(version),
@@ -197,7 +207,7 @@ impl Edge {
         if was_admitted && !matches!(answer, Err(RequestError::Check(_))) {
             self.count_served(rpc, answer.is_ok(), took);
         }
-        if took > self.settings.slowest_quiet() {
+        if took > self.settings.slowest_quiet() && !waits_for_others(rpc) {
             let answer = answer.as_ref().map(|answer| (answer as &dyn Any, answer.encoded_len()));
             self.tell_slow(&slow::Finished { rpc, took, request_bytes, answer });
         }
@@ -264,9 +274,14 @@ impl Edge {
         }
     }
 
+    /// The largest message that is received.
+    pub fn receive_bytes_max(&self) -> usize {
+        self.cast.limits().request_bytes_max + RECEIVE_OVERHEAD_BYTES
+    }
+
     /// Every service that a client can call, on one set of routes.
     pub fn routes(&self) -> Routes {
-        let receive_bytes_max = self.cast.limits().request_bytes_max + RECEIVE_OVERHEAD_BYTES;
+        let receive_bytes_max = self.receive_bytes_max();
         macro_rules! service {
             ($server:path) => {
                 <$server>::new(self.clone())
@@ -290,6 +305,11 @@ impl Edge {
 /// The state machine answers each kind of request with its own kind of outcome; anything else is a bug of ours.
 fn mismatch(asked: &str, got: &Outcome) -> ! {
     panic!("a {asked} was answered with {got:?}")
+}
+
+/// What takes long by its nature: until another client lets go.
+fn waits_for_others(rpc: Rpc) -> bool {
+    matches!(rpc, Rpc::Lock | Rpc::ElectionCampaign)
 }
 
 /// The client's API version, a label of one metric.

@@ -126,6 +126,12 @@ pub fn lease(span: &mut Span, id: i64) {
     span.attribute("id", id);
 }
 
+/// Of whoever queues up, for a lock or for leadership.
+pub fn queue(span: &mut Span, name: &[u8], lease: i64) {
+    span.attribute("name", text(name));
+    span.attribute("lease", lease);
+}
+
 pub fn watch(span: &mut Span, create: &pb::WatchCreateRequest) {
     if span.is_recording() {
         span.attribute("key", text(&create.key));

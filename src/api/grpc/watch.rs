@@ -10,13 +10,13 @@
 //! before is also looked up here, in the newest view.
 
 use crate::actors::watch_hub::{
-    CancelWatch, CloseStream, OpenStream, OpenWatch, RefuseWatch, RequestProgress, StreamDrained, WatchHub,
+    CancelWatch, OpenStream, OpenWatch, OpenedStream, RefuseWatch, RequestProgress, StreamDrained, WatchHub,
 };
 use crate::api::grpc::long_call::LongCall;
 use crate::api::grpc::{Edge, span};
 use crate::cast::RequestError;
 use crate::mvcc::MvccError;
-use crate::watch::{CREDIT_BYTES, Frame, HeaderIds, NewWatch, Reply, ReplyBody, StreamId};
+use crate::watch::{CREDIT_BYTES, Frame, HeaderIds, NewWatch, Reply, ReplyBody};
 use actix::Addr;
 use castd_proto::Rpc;
 use castd_proto::etcdserverpb::WatchRequest;
@@ -119,7 +119,7 @@ impl StreamingService<WatchRequest> for Opening {
 pub struct WatchStream {
     call: LongCall,
     hub: Addr<WatchHub>,
-    stream: StreamId,
+    stream: OpenedStream,
     /// `None` once the client has closed its half, which does not end the other.
     requests: Option<Streaming<WatchRequest>>,
     replies: mpsc::UnboundedReceiver<Reply>,
@@ -182,7 +182,7 @@ impl WatchStream {
     }
 
     fn pass_on(&self, request: WatchRequest) {
-        let (stream, admitted) = (self.stream, &self.call.admitted);
+        let (stream, admitted) = (self.stream.id, &self.call.admitted);
         match request.request_union {
             Some(RequestUnion::CreateRequest(create)) => {
                 let mut request = admitted.request("watch");
@@ -236,7 +236,7 @@ impl WatchStream {
         self.unreported_bytes += reply.charged_bytes();
         if self.unreported_bytes >= CREDIT_BYTES {
             let bytes = std::mem::take(&mut self.unreported_bytes);
-            self.hub.do_send(StreamDrained { stream: self.stream, bytes });
+            self.hub.do_send(StreamDrained { stream: self.stream.id, bytes });
         }
         Ok(())
     }
@@ -248,7 +248,6 @@ impl Drop for WatchStream {
         while let Ok(reply) = self.replies.try_recv() {
             self.call.edge.metrics.watch.pending_events.sub(reply.events() as i64);
         }
-        self.hub.do_send(CloseStream { stream: self.stream });
     }
 }
 

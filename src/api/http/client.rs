@@ -1,7 +1,8 @@
 //! The HTTP of the client port, and that of `--listen-metrics-urls`, which is a part of it.
 
+use super::gateway::{self, Gateway};
 use super::health::{self, Health};
-use super::{Access, HttpApp, HttpBackend, debug, gateway, metrics, not_found, version};
+use super::{Access, HttpApp, HttpBackend, debug, metrics, not_found, version};
 use actix_web::dev::ServiceRequest;
 use actix_web::middleware::{Next, from_fn};
 use actix_web::web;
@@ -15,6 +16,8 @@ pub struct ClientHttp {
     pub access: Access,
     /// For the read of a health check: etcd's is 5 s and twice the election timeout.
     pub read_timeout: Duration,
+    /// None with `--enable-grpc-gateway=false`: its paths are not found then.
+    pub gateway: Option<Gateway>,
     pub log: Logger,
 }
 
@@ -39,8 +42,7 @@ pub fn client_app(http: ClientHttp) -> HttpApp {
             .service(metrics::resource(http.backend.clone()))
             .service(debug::resource(http.backend.clone()))
             .configure(|services| health::configure(services, &http.health()))
-            .service(gateway::scope("/v3"))
-            .service(gateway::scope("/v3beta"))
+            .configure(|services| http.gateway.iter().for_each(|gateway| gateway::configure(services, gateway)))
             .default_service(web::to(not_found));
         services.service(everything);
     })

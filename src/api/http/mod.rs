@@ -7,7 +7,7 @@
 //!   health.rs    /health, /livez, /readyz
 //!   debug.rs     /debug/vars
 //!   version.rs   /version
-//!   gateway.rs   /v3/…: the JSON gateway
+//!   gateway/     /v3/…: the JSON gateway
 //!   access.rs    CORS, OPTIONS, --host-whitelist
 //! ```
 //! What they need to know of the member stands in [`HttpBackend`]; they reach no actor by themselves.
@@ -15,7 +15,7 @@
 mod access;
 pub mod client;
 pub mod debug;
-mod gateway;
+pub(crate) mod gateway;
 pub mod health;
 mod metrics;
 pub mod peer;
@@ -28,6 +28,7 @@ pub mod version;
 pub use access::Access;
 pub use client::{ClientHttp, client_app, metrics_app};
 pub use debug::DebugVars;
+pub use gateway::Gateway;
 pub use health::Consistency;
 pub use peer::{PeerHttp, PeerHttpBackend, PeerMember, peer_app};
 pub use version::VersionInfo;

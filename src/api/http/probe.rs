@@ -30,6 +30,7 @@ impl Probe {
             backend: self,
             access: Access::default(),
             read_timeout: Duration::from_secs(5),
+            gateway: None,
             log: slog::Logger::root(slog::Discard, slog::o!()),
         }
     }

@@ -4,38 +4,47 @@
 //!   hyper's stream (tokio worker) ──BridgedRequest──▶ HTTP thread ─▶ HttpApp
 //!                 ◀──────BridgedResponse, then chunks of its body──────┘
 //! ```
-//! hyper and actix use two releases of the `http` crate, so heads are converted field by field. The request's body is
-//! collected first, up to the limit of a request; the response's is streamed, since a watch may last for days.
+//! hyper and actix use two releases of the `http` crate, so heads are converted field by field. Bodies are streamed both
+//! ways, a few chunks at a time, since a watch may last for days; who does not read leaves the other to HTTP/2's flow
+//! control. How much of a body is read, and for how long, is the application's business.
 
+use super::connection::Remote;
 use super::http_threads::{Job, JobSender, respond};
 use actix_http::body::{BodySize, BoxBody, MessageBody};
-use actix_http::{Payload, Request as ActixRequest, header as actix_header};
+use actix_http::error::PayloadError;
+use actix_http::{BoxedPayloadStream, Payload, Request as ActixRequest, header as actix_header};
 use actix_service::Service;
 use actix_web::dev::ServiceResponse;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::header::{ALLOW, CONTENT_LENGTH, DATE, HOST};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, request};
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited, StreamBody};
-use hyper::body::{Frame, Incoming};
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Body as _, Frame, Incoming};
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
 use tonic::body::Body;
 
-/// For a client to send the body of one request.
-const BODY_TIMEOUT: Duration = Duration::from_secs(60);
-/// Chunks of a response that may wait for a slow client.
+/// Chunks of a body that may wait for a slow reader.
 const CHUNKS_MAX: usize = 4;
+/// What is read, and thrown away, of a body that the application did not want: clients such as curl 7.88 take an answer for
+/// broken when they are told to stop sending.
+const UNWANTED_BYTES_MAX: usize = 32 << 20;
+const UNWANTED_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Chunks of a request's body; an error if the client has reset its stream.
+type RequestChunks = mpsc::Receiver<Result<Bytes, PayloadError>>;
 
 pub(super) struct BridgedRequest {
     head: request::Parts,
-    body: Bytes,
-    remote: SocketAddr,
+    /// None if the request has no body.
+    body: Option<RequestChunks>,
+    remote: Remote,
     /// Closed when the client has reset the stream; the application's work is then dropped.
     reply: oneshot::Sender<BridgedResponse>,
 }
@@ -59,20 +68,19 @@ struct BodyError(String);
 pub(super) struct Bridge {
     sender: JobSender,
     permits: Arc<Semaphore>,
-    body_bytes_max: usize,
 }
 
 impl Bridge {
-    pub(super) fn new(sender: JobSender, body_bytes_max: usize, requests_max: usize) -> Bridge {
+    pub(super) fn new(sender: JobSender, requests_max: usize) -> Bridge {
         let permits = Arc::new(Semaphore::new(requests_max.clamp(1, Semaphore::MAX_PERMITS)));
-        Bridge { sender, permits, body_bytes_max }
+        Bridge { sender, permits }
     }
 
     pub(super) fn sender(&self) -> &JobSender {
         &self.sender
     }
 
-    pub(super) async fn answer(&self, request: Request<Incoming>, remote: SocketAddr) -> Response<Body> {
+    pub(super) async fn answer(&self, request: Request<Incoming>, remote: Remote) -> Response<Body> {
         let Ok(permit) = self.permits.clone().try_acquire_owned() else {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "too many requests");
         };
@@ -82,14 +90,11 @@ impl Bridge {
             refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
             return refused;
         }
-        let body = match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, self.body_bytes_max).collect()).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                return plain(StatusCode::PAYLOAD_TOO_LARGE, "request body too large");
-            }
-            Ok(Err(_)) => return plain(StatusCode::BAD_REQUEST, "request body ended early"),
-            Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, "request body came too slowly"),
-        };
+        let body = (!body.is_end_stream()).then(|| {
+            let (sender, chunks) = mpsc::channel(CHUNKS_MAX);
+            tokio::spawn(pump_request(body, sender));
+            chunks
+        });
         let is_head = head.method == Method::HEAD;
         let (reply, answer) = oneshot::channel();
         let bridged = Box::new(BridgedRequest { head, body, remote, reply });
@@ -138,6 +143,15 @@ fn plain(status: StatusCode, text: &str) -> Response<Body> {
     headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     set_date(headers);
+    response
+}
+
+/// The answer of a port for gRPC only to all else, as etcd's gRPC library gives it.
+pub(super) fn not_grpc(headers: &http::HeaderMap) -> Response<Body> {
+    let given = headers.get(http::header::CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let text = format!("invalid gRPC request content-type {:?}", given.unwrap_or_default());
+    let mut response = Status::invalid_argument(text).into_http();
+    *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
     response
 }
 
@@ -191,7 +205,44 @@ where
     }
 }
 
-/// Sends the body chunk by chunk, until it ends or nobody listens any more.
+/// Sends the request's body chunk by chunk, until it ends or nobody listens any more.
+async fn pump_request(mut body: Incoming, sender: mpsc::Sender<Result<Bytes, PayloadError>>) {
+    loop {
+        let frame = tokio::select! {
+            frame = body.frame() => frame,
+            () = sender.closed() => {
+                // Whether it ended in time is the client's loss.
+                let _ = tokio::time::timeout(UNWANTED_TIME_MAX, throw_away(body)).await;
+                return;
+            }
+        };
+        let (chunk, last) = match frame {
+            None => return,
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(bytes) => (Ok(bytes), false),
+                // Trailers, which HTTP/1.1's side does not hand out either.
+                Err(_) => continue,
+            },
+            Some(Err(_)) => (Err(PayloadError::Incomplete(None)), true),
+        };
+        // That nobody listens any more is seen above.
+        let _ = sender.send(chunk).await;
+        if last {
+            return;
+        }
+    }
+}
+
+async fn throw_away(mut body: Incoming) {
+    let mut thrown = 0;
+    while thrown < UNWANTED_BYTES_MAX
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        thrown += frame.data_ref().map_or(0, Bytes::len);
+    }
+}
+
+/// The same for the body of the response.
 async fn pump(body: BoxBody, sender: mpsc::Sender<Result<Frame<Bytes>, BodyError>>) {
     let mut body = pin!(body);
     loop {
@@ -211,14 +262,17 @@ async fn pump(body: BoxBody, sender: mpsc::Sender<Result<Frame<Bytes>, BodyError
 }
 
 /// None if the other release of `http` does not take what this one took.
-fn into_actix(head: &request::Parts, body: Bytes, remote: SocketAddr) -> Option<ActixRequest> {
-    let payload = if body.is_empty() { Payload::None } else { Payload::from(body) };
+fn into_actix(head: &request::Parts, body: Option<RequestChunks>, remote: Remote) -> Option<ActixRequest> {
+    let payload = match body {
+        None => Payload::None,
+        Some(chunks) => Payload::from(Box::pin(ReceiverStream::new(chunks)) as BoxedPayloadStream),
+    };
     let mut request = ActixRequest::with_payload(payload);
     let actix_head = request.head_mut();
     actix_head.method = actix_http::Method::from_bytes(head.method.as_str().as_bytes()).ok()?;
     actix_head.uri = head.uri.to_string().parse().ok()?;
     actix_head.version = actix_http::Version::HTTP_2;
-    actix_head.peer_addr = Some(remote);
+    actix_head.peer_addr = remote.tcp();
     for (name, value) in &head.headers {
         let name = actix_header::HeaderName::from_bytes(name.as_str().as_bytes()).ok()?;
         let value = actix_header::HeaderValue::from_bytes(value.as_bytes()).ok()?;

@@ -4,6 +4,7 @@
 //! a client that sends three of them and stops would otherwise keep the socket readable and a core busy. What was read is
 //! given back by [`Rewound`].
 
+use super::connection::Socket;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
@@ -11,14 +12,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 pub(super) enum Protocol {
-    Http1(Rewound<TcpStream>),
-    Http2(Rewound<TcpStream>),
+    Http1(Rewound<Socket>),
+    Http2(Rewound<Socket>),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +77,7 @@ impl Handshakes {
         Place { handshakes: self, number, evicted }
     }
 
-    pub(super) async fn sniff(&self, stream: TcpStream) -> Result<Protocol, HandshakeError> {
+    pub(super) async fn sniff(&self, stream: Socket) -> Result<Protocol, HandshakeError> {
         let place = self.enter();
         tokio::select! {
             biased;
@@ -90,7 +90,7 @@ impl Handshakes {
     }
 }
 
-async fn sniff(mut stream: TcpStream) -> io::Result<Protocol> {
+async fn sniff(mut stream: Socket) -> io::Result<Protocol> {
     let mut prefix = Prefix::default();
     loop {
         let read = stream.read(&mut prefix.bytes[prefix.end..]).await?;

@@ -2,21 +2,22 @@
 
 use super::ListenSettings;
 use super::authority::AnyAuthority;
-use super::bridge::Bridge;
+use super::bridge::{Bridge, not_grpc};
+use super::connection::{Remote, Socket};
 use super::drain::Drain;
 use super::gather::Gather;
 use super::handshake::Rewound;
+use super::inbound::Inbound;
 use super::routes::{Answer, Routes, is_grpc};
+use super::waiting::Waiting;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http2::Builder;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tonic::body::Body;
 
 /// What a client may send before it is read: enough for a full request at once, and a bound on memory.
@@ -33,11 +34,14 @@ const LOCAL_RESETS_MAX: usize = 1_024;
 
 pub(super) struct Http2 {
     builder: Builder<TokioExecutor>,
-    routes: Arc<Routes>,
+    waiting: Arc<Waiting>,
+    message_bytes_max: usize,
+    routes: Option<Arc<Routes>>,
 }
 
 impl Http2 {
-    pub(super) fn new(settings: &ListenSettings, routes: Routes) -> Http2 {
+    /// Without `routes`, all is for the bridge.
+    pub(super) fn new(settings: &ListenSettings, routes: Option<Routes>) -> Http2 {
         let mut builder = Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -54,18 +58,25 @@ impl Http2 {
         if settings.keepalive_interval > Duration::ZERO && settings.keepalive_timeout > Duration::ZERO {
             builder.keep_alive_interval(settings.keepalive_interval).keep_alive_timeout(settings.keepalive_timeout);
         }
-        Http2 { builder, routes: Arc::new(routes) }
+        let message_bytes_max = settings.request_body_bytes_max;
+        Http2 { builder, waiting: Arc::default(), message_bytes_max, routes: routes.map(Arc::new) }
     }
 
     /// Serves until the client leaves or, once the port drains, the last stream has ended.
     pub(super) async fn serve(
         &self,
-        stream: Rewound<TcpStream>,
-        remote: SocketAddr,
-        bridge: &Bridge,
+        stream: Rewound<Socket>,
+        remote: Remote,
+        bridge: Option<&Bridge>,
         drain: &Drain,
     ) -> hyper::Result<()> {
-        let service = Service { routes: self.routes.clone(), bridge: bridge.clone(), remote };
+        let service = Service {
+            routes: self.routes.clone(),
+            waiting: self.waiting.clone(),
+            message_bytes_max: self.message_bytes_max,
+            bridge: bridge.cloned(),
+            remote,
+        };
         let mut connection =
             pin!(self.builder.serve_connection(TokioIo::new(Gather::new(AnyAuthority::new(stream))), service));
         tokio::select! {
@@ -78,9 +89,11 @@ impl Http2 {
 }
 
 struct Service {
-    routes: Arc<Routes>,
-    bridge: Bridge,
-    remote: SocketAddr,
+    routes: Option<Arc<Routes>>,
+    waiting: Arc<Waiting>,
+    message_bytes_max: usize,
+    bridge: Option<Bridge>,
+    remote: Remote,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Service {
@@ -89,11 +102,16 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     type Future = Answer;
 
     fn call(&self, request: Request<Incoming>) -> Answer {
-        if is_grpc(&request) {
-            self.routes.answer(request, self.remote)
-        } else {
-            let (bridge, remote) = (self.bridge.clone(), self.remote);
-            Box::pin(async move { Ok(bridge.answer(request, remote).await) })
+        match (&self.routes, &self.bridge) {
+            (Some(routes), _) if is_grpc(&request) => {
+                let (waiting, bytes_max) = (&self.waiting, self.message_bytes_max);
+                routes.answer(request.map(|body| Inbound::new(body, waiting, bytes_max)), self.remote)
+            }
+            (_, Some(bridge)) => {
+                let (bridge, remote) = (bridge.clone(), self.remote);
+                Box::pin(async move { Ok(bridge.answer(request, remote).await) })
+            }
+            (_, None) => Box::pin(std::future::ready(Ok(not_grpc(request.headers())))),
         }
     }
 }

@@ -9,8 +9,10 @@
 
 use super::ListenSettings;
 use super::bridge::{self, BridgedRequest};
+use super::connection::{DetachedSocket, Remote, Socket};
 use super::drain::Drain;
 use super::handshake::{Prefix, Rewound};
+use super::hang_up::Listening;
 use crate::api::http::HttpApp;
 use actix_http::body::BoxBody;
 use actix_http::{HttpService, KeepAlive, Protocol, Request, Response};
@@ -19,13 +21,11 @@ use actix_web::dev::{AppConfig, ServiceResponse};
 use actix_web::{App, web};
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -36,9 +36,9 @@ pub(super) enum Job {
 
 pub(super) struct Connection {
     /// Without a runtime: it came from the listener's and is now registered with the thread's own.
-    stream: std::net::TcpStream,
+    stream: DetachedSocket,
     prefix: Prefix,
-    remote: SocketAddr,
+    remote: Remote,
     /// Dropped when the connection has ended. Closed by the other side, it ends the connection.
     ended: oneshot::Sender<()>,
 }
@@ -58,10 +58,10 @@ impl JobSender {
     }
 
     /// Has an HTTP/1.1 connection served, until it ends. Dropping this future closes it.
-    pub(super) async fn connection(&self, stream: Rewound<TcpStream>, remote: SocketAddr) -> io::Result<()> {
+    pub(super) async fn connection(&self, stream: Rewound<Socket>, remote: Remote) -> io::Result<()> {
         let Rewound { prefix, stream } = stream;
         let (ended, end) = oneshot::channel();
-        let job = Job::Connection(Connection { stream: stream.into_std()?, prefix, remote, ended });
+        let job = Job::Connection(Connection { stream: stream.detach()?, prefix, remote, ended });
         self.send(job)?;
         // Never answered, only dropped.
         let _ = end.await;
@@ -149,6 +149,9 @@ impl Worker {
             .client_request_timeout(self.head_timeout)
             .client_disconnect_timeout(self.head_timeout)
             .graceful_shutdown_signal(move || drain.begun())
+            .on_connect_ext(|stream: &Listening<Rewound<Socket>>, extensions| {
+                extensions.insert(stream.hang_up());
+            })
             .finish(fn_service(move |request: Request| {
                 let app = answering.clone();
                 async move { Ok::<_, Infallible>(respond(&*app, request).await) }
@@ -166,12 +169,12 @@ impl Worker {
                     let Connection { stream, prefix, remote, mut ended } = connection;
                     let http1 = http1.clone();
                     actix_rt::spawn(async move {
-                        let Ok(stream) = TcpStream::from_std(stream) else { return };
-                        let stream = Rewound { prefix, stream };
+                        let Ok(stream) = stream.attach() else { return };
+                        let stream = Listening::new(Rewound { prefix, stream });
                         tokio::select! {
                             // The application is always ready, so nobody is asked.
                             // Errors here are clients that left, sent nonsense, or took too long.
-                            _ = http1.call((stream, Protocol::Http1, Some(remote))) => {}
+                            _ = http1.call((stream, Protocol::Http1, remote.tcp())) => {}
                             () = ended.closed() => {}
                         }
                     });

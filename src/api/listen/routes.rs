@@ -3,14 +3,18 @@
 //! A request names its service in the path (`/etcdserverpb.KV/Put`), so a table of at most a dozen names is all that is
 //! needed: tonic's own `Routes` goes through axum's router, which for each request matches a tree, keeps the path's
 //! parameters and boxes the service once more.
+//!
+//! Requests come from hyper, or from within: the JSON gateway calls the same services, with a body of its own making.
 
+use super::connection::Remote;
+use super::inbound::Inbound;
 use crate::api::call_notes;
+use crate::api::status::received_too_large;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service};
@@ -22,23 +26,34 @@ const TOO_LARGE_END: &str = " bytes";
 
 pub(super) type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
-trait GrpcService: Send + Sync {
-    fn answer(&self, request: Request<Incoming>) -> Answer;
+/// A service for requests with bodies of type `B`, as tonic generates it.
+pub trait Serves<B>:
+    Service<Request<B>, Response = Response<Body>, Error = Infallible, Future = BoxFuture<Response<Body>, Infallible>>
+{
 }
 
-impl<S> GrpcService for S
-where
+impl<B, S> Serves<B> for S where
     S: Service<
-            Request<Incoming>,
+            Request<B>,
             Response = Response<Body>,
             Error = Infallible,
             Future = BoxFuture<Response<Body>, Infallible>,
-        > + Clone
-        + Send
-        + Sync,
+        >
 {
-    fn answer(&self, request: Request<Incoming>) -> Answer {
-        // What tonic generates is always ready.
+}
+
+/// What tonic generates takes any body and is always ready.
+trait GrpcService: Send + Sync {
+    fn answer(&self, request: Request<Inbound>) -> Answer;
+    fn answer_within(&self, request: Request<Body>) -> Answer;
+}
+
+impl<S: Serves<Inbound> + Serves<Body> + Clone + Send + Sync> GrpcService for S {
+    fn answer(&self, request: Request<Inbound>) -> Answer {
+        self.clone().call(request)
+    }
+
+    fn answer_within(&self, request: Request<Body>) -> Answer {
         self.clone().call(request)
     }
 }
@@ -53,33 +68,59 @@ impl Routes {
     #[must_use]
     pub fn add_service<S>(mut self, service: S) -> Routes
     where
-        S: Service<
-                Request<Incoming>,
-                Response = Response<Body>,
-                Error = Infallible,
-                Future = BoxFuture<Response<Body>, Infallible>,
-            > + NamedService
-            + Clone
-            + Send
-            + Sync
-            + 'static,
+        S: Serves<Inbound> + Serves<Body> + NamedService + Clone + Send + Sync + 'static,
     {
         self.services.push((S::NAME, Arc::new(service)));
         self
     }
 
-    pub(super) fn answer(&self, request: Request<Incoming>, remote: SocketAddr) -> Answer {
+    pub(super) fn answer(&self, request: Request<Inbound>, remote: Remote) -> Answer {
+        self.dispatch(request, remote, |service, request| service.answer(request))
+    }
+
+    /// For calls from within this process, on behalf of a client at `remote`.
+    pub fn within(&self, remote: Remote) -> Within {
+        Within { routes: self.clone(), remote }
+    }
+
+    fn dispatch<B>(
+        &self,
+        request: Request<B>,
+        remote: Remote,
+        answer: impl FnOnce(&dyn GrpcService, Request<B>) -> Answer,
+    ) -> Answer {
         let path = request.uri().path();
         let Some((name, _)) = path.strip_prefix('/').and_then(|path| path.rsplit_once('/')) else {
             return refuse(format!("malformed method name: {path:?}"));
         };
         match self.services.iter().find(|(known, _)| *known == name) {
             Some((_, service)) => {
-                let answer = service.answer(request);
+                let answer = answer(service.as_ref(), request);
                 Box::pin(call_notes::with_notes(remote, async move { answer.await.map(in_grpc_gos_words) }))
             }
             None => refuse(format!("unknown service {name}")),
         }
+    }
+}
+
+/// [`Routes`] for one client, as a service whose clients are in this process.
+#[derive(Clone)]
+pub struct Within {
+    routes: Routes,
+    remote: Remote,
+}
+
+impl Service<Request<Body>> for Within {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Answer {
+        self.routes.dispatch(request, self.remote, |service, request| service.answer_within(request))
     }
 }
 
@@ -94,10 +135,7 @@ fn in_grpc_gos_words(response: Response<Body>) -> Response<Body> {
         Some((found, rest.strip_suffix(TOO_LARGE_END)?))
     });
     match numbers {
-        Some((found, limit)) => {
-            Status::resource_exhausted(format!("grpc: received message larger than max ({found} vs. {limit})"))
-                .into_http()
-        }
+        Some((found, limit)) => received_too_large(found, limit).into_http(),
         None => response,
     }
 }

@@ -2,11 +2,14 @@
 //!
 //! Texts of errors are etcd's (that is, Go's): operators and tools look for `bind: address already in use`.
 
+use super::connection::Listener;
+use super::unix::{self, UnixError};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
 /// Connections that the kernel keeps for us until we accept them; it takes less if `net.core.somaxconn` is lower.
 const BACKLOG: i32 = 4_096;
@@ -17,6 +20,8 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 pub enum ListenError {
     #[error("listen tcp {address}: {step}: {}", as_go_says(.source))]
     Socket { address: SocketAddr, step: &'static str, source: io::Error },
+    #[error("listen unix {}: {source}", path.display())]
+    Unix { path: PathBuf, source: UnixError },
     #[error("cannot take over a listening socket: {0}")]
     Adopt(#[source] io::Error),
     #[error("cannot start the HTTP threads: {0}")]
@@ -24,7 +29,7 @@ pub enum ListenError {
 }
 
 /// `address already in use` for Rust's `Address already in use (os error 98)`.
-fn as_go_says(error: &io::Error) -> String {
+pub(super) fn as_go_says(error: &io::Error) -> String {
     let mut text = error.to_string();
     if let Some(end) = text.find(" (os error") {
         text.truncate(end);
@@ -40,7 +45,13 @@ fn as_go_says(error: &io::Error) -> String {
 
 /// Binds and listens. Separate from [`super::EdgeServer::start`] because a port in use has to be noticed before anything
 /// is read or written in the data directory.
-pub fn bind(address: SocketAddr, reuse_port: bool) -> Result<std::net::TcpListener, ListenError> {
+///
+/// SO_REUSEADDR is always on, as in Go, with or without `--socket-reuse-address`: without it a restart would wait for
+/// TIME_WAIT. `reuse_port` is `--socket-reuse-port`.
+///
+/// # Errors
+/// With etcd's text, which names the address and the step.
+pub fn bind(address: SocketAddr, reuse_port: bool) -> Result<Listener, ListenError> {
     let failed = |step| move |source| ListenError::Socket { address, step, source };
     let socket =
         Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).map_err(failed("socket"))?;
@@ -54,14 +65,15 @@ pub fn bind(address: SocketAddr, reuse_port: bool) -> Result<std::net::TcpListen
     }
     socket.bind(&address.into()).map_err(failed("bind"))?;
     socket.listen(BACKLOG).map_err(failed("listen"))?;
-    Ok(socket.into())
+    Ok(Listener::Tcp(socket.into()))
 }
 
-/// The listener on the current runtime, with the address it is bound to.
-pub(super) fn into_tokio(listener: std::net::TcpListener) -> Result<(SocketAddr, TcpListener), ListenError> {
-    listener.set_nonblocking(true).map_err(ListenError::Adopt)?;
-    let address = listener.local_addr().map_err(ListenError::Adopt)?;
-    Ok((address, TcpListener::from_std(listener).map_err(ListenError::Adopt)?))
+/// As [`bind`], on a path.
+///
+/// # Errors
+/// As [`bind`]; and when the path is taken by anything but a socket that nobody listens on.
+pub fn bind_path(path: &Path) -> Result<Listener, ListenError> {
+    Ok(Listener::Unix(unix::bind(path, BACKLOG)?))
 }
 
 /// What every accepted connection needs: answers leave at once, and dead peers are noticed.
@@ -91,10 +103,17 @@ pub(super) fn concerns_one_connection(error: &io::Error) -> bool {
 mod tests {
     use super::*;
 
+    fn address_of(listener: &Listener) -> SocketAddr {
+        match listener {
+            Listener::Tcp(listener) => listener.local_addr().unwrap(),
+            Listener::Unix(_) => panic!("no address"),
+        }
+    }
+
     #[test]
     fn a_port_in_use_is_named_as_etcd_names_it() {
         let first = bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
-        let address = first.local_addr().unwrap();
+        let address = address_of(&first);
         let error = bind(address, false).unwrap_err();
         assert_eq!(error.to_string(), format!("listen tcp {address}: bind: address already in use"));
     }
@@ -102,7 +121,8 @@ mod tests {
     #[test]
     fn two_listeners_share_a_port_when_both_ask_for_it() {
         let first = bind("127.0.0.1:0".parse().unwrap(), true).unwrap();
-        bind(first.local_addr().unwrap(), true).unwrap();
+        bind(address_of(&first), true).unwrap();
+        assert!(bind(address_of(&first), false).is_err());
     }
 
     #[test]

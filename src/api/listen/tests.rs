@@ -13,7 +13,9 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use slog::Discard;
+use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
@@ -79,7 +81,7 @@ struct Port {
 
 async fn start_with(adjust: impl FnOnce(&mut ListenSettings)) -> Port {
     let gate = Gate::new();
-    let mut settings = ListenSettings::new("test", vec![ListenOn::Address("127.0.0.1:0".parse().unwrap())]);
+    let mut settings = ListenSettings::new("test", vec![bind("127.0.0.1:0".parse().unwrap(), false).unwrap()]);
     adjust(&mut settings);
     let routes = Routes::default().add_service(HealthServer::new(GatedHealth(gate.clone())));
     let for_app = gate.clone();
@@ -115,8 +117,9 @@ async fn start_with(adjust: impl FnOnce(&mut ListenSettings)) -> Port {
                 }),
             );
     });
-    let server = EdgeServer::start(settings, routes, app, Logger::root(Discard, o!())).await.unwrap();
-    let address = server.local_addrs()[0];
+    let server =
+        EdgeServer::start(settings, Traffic::GrpcAndHttp(routes, app), Logger::root(Discard, o!())).await.unwrap();
+    let address = server.local_addrs()[0].tcp().unwrap();
     Port { server, gate, address }
 }
 
@@ -355,7 +358,7 @@ async fn silent_connections_do_not_block_others() {
 
 #[tokio::test]
 async fn connections_above_the_limit_wait_for_their_turn() {
-    let Port { server, address, .. } = start_with(|settings| settings.connections_max = 1).await;
+    let Port { server, address, .. } = start_with(|settings| settings.connections = Arc::new(Semaphore::new(1))).await;
     let mut first = connect(address).await;
     hello(&mut first).await;
     let mut second = connect(address).await;
@@ -370,9 +373,9 @@ async fn connections_above_the_limit_wait_for_their_turn() {
 
 #[tokio::test]
 async fn a_socket_that_is_already_bound_is_served() {
-    let socket = bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
-    let port = start_with(|settings| settings.listen = vec![ListenOn::Socket(socket)]).await;
+    let port = start_with(|settings| settings.listen = vec![socket.into()]).await;
     assert_eq!(port.address, address);
     assert!(http1(address, &get("/echo")).await.ends_with("hello"));
     port.server.stop(GRACE).await;

@@ -160,8 +160,11 @@ mod tests {
                 let main = 2 + number as i64;
                 let spread = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % (count / 2 + 1);
                 let key = format!("/registry/pods/{spread:06}").into_bytes();
-                let change =
-                    if number % 7 == 3 { Change::Delete { main, sub: 0 } } else { Change::Put { main, sub: 0 } };
+                let change = if number % 7 == 3 {
+                    Change::Delete { main, sub: 0, bytes: 40 }
+                } else {
+                    Change::Put { main, sub: 0, bytes: 30 + number as u32 % 5 }
+                };
                 (key, change)
             })
             .collect()

@@ -16,8 +16,8 @@ use super::super::RowKey;
 /// A head with so many bytes is sealed.
 const SEGMENT_BYTES: usize = 2048;
 const INLINE_BYTES: usize = 14;
-/// The longest entry: four numbers of up to 10 bytes.
-const ENTRY_BYTES: usize = 40;
+/// The longest entry: five numbers of up to 10 bytes.
+const ENTRY_BYTES: usize = 50;
 
 /// One version of one key. A deletion is a version too: its `version` and `create` are 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,9 @@ pub struct Version {
     pub create: i64,
     pub version: i64,
     pub sub: u32,
+    /// What its row takes in the backend, key and value. Rows are deleted without being read, and what that gives back
+    /// has to be known all the same.
+    pub bytes: u32,
 }
 
 impl Version {
@@ -171,6 +174,8 @@ const REGULAR: u64 = 0;
 const TOMBSTONE: u64 = 1;
 /// The last version of an earlier incarnation: creation and version are written out.
 const EXPLICIT: u64 = 2;
+/// A flag beside the kind: the row is not as long as the next newer one, by how much is written out.
+const OTHER_LENGTH: u64 = 4;
 
 /// One version, encoded.
 struct Entry {
@@ -190,8 +195,13 @@ impl Entry {
             entry.push(past.main.wrapping_sub(past.create) as u64);
             EXPLICIT
         };
+        let longer = i64::from(past.bytes) - i64::from(newer.bytes);
+        let length = if longer == 0 { 0 } else { OTHER_LENGTH };
+        if longer != 0 {
+            entry.push((longer << 1 ^ longer >> 63) as u64);
+        }
         entry.push(newer.main.wrapping_sub(past.main) as u64);
-        entry.push(u64::from(past.sub) << 2 | kind);
+        entry.push(u64::from(past.sub) << 3 | length | kind);
         entry
     }
 
@@ -212,17 +222,19 @@ impl Entry {
 
 fn pop_entry(bytes: &mut &[u8], newer: Version) -> Version {
     let head = pop_varint(bytes);
-    let sub = (head >> 2) as u32;
+    let sub = (head >> 3) as u32;
     let main = newer.main.wrapping_sub(pop_varint(bytes) as i64);
-    match head & 3 {
-        REGULAR => Version { main, create: newer.create, version: newer.version.wrapping_sub(1), sub },
-        TOMBSTONE => Version { main, create: 0, version: 0, sub },
+    let longer = if head & OTHER_LENGTH == 0 { 0 } else { pop_varint(bytes) };
+    let row_bytes = newer.bytes.wrapping_add(((longer >> 1) as u32) ^ 0_u32.wrapping_sub((longer & 1) as u32));
+    let (create, version) = match head & 3 {
+        REGULAR => (newer.create, newer.version.wrapping_sub(1)),
+        TOMBSTONE => (0, 0),
         _ => {
             let create = main.wrapping_sub(pop_varint(bytes) as i64);
-            let version = pop_varint(bytes) as i64;
-            Version { main, create, version, sub }
+            (create, pop_varint(bytes) as i64)
         }
-    }
+    };
+    Version { main, create, version, sub, bytes: row_bytes }
 }
 
 fn pop_varint(bytes: &mut &[u8]) -> u64 {
@@ -245,15 +257,15 @@ mod tests {
     use proptest::prelude::*;
 
     /// Versions oldest first, the way a key lives: puts, now and then a deletion, now and then twice in one revision.
-    fn life(steps: &[(u32, u32, bool)]) -> Vec<Version> {
+    fn life(steps: &[(u32, u32, u32, bool)]) -> Vec<Version> {
         let mut versions: Vec<Version> = Vec::new();
-        for &(gap, sub, delete) in steps {
+        for &(gap, sub, bytes, delete) in steps {
             let main = versions.last().map_or(2, |last| last.main) + i64::from(gap);
             let live = versions.last().filter(|last| last.is_live());
             versions.push(match live {
-                Some(_) if delete => Version { main, create: 0, version: 0, sub },
-                Some(last) => Version { main, create: last.create, version: last.version + 1, sub },
-                None => Version { main, create: main, version: 1, sub },
+                Some(_) if delete => Version { main, create: 0, version: 0, sub, bytes },
+                Some(last) => Version { main, create: last.create, version: last.version + 1, sub, bytes },
+                None => Version { main, create: main, version: 1, sub, bytes },
             });
         }
         versions
@@ -267,10 +279,18 @@ mod tests {
         history
     }
 
+    /// Often the same.
+    fn row_bytes() -> impl Strategy<Value = u32> {
+        prop_oneof![2 => Just(100_u32), 1 => 20_u32..400, 1 => prop::sample::select(vec![0, 1, u32::MAX])]
+    }
+
     proptest! {
         #[test]
         fn a_history_gives_back_what_was_pushed(
-            steps in proptest::collection::vec((1u32..1_000_000, 0u32..9, prop::bool::weighted(0.2)), 1..1500),
+            steps in proptest::collection::vec(
+                (1u32..1_000_000, 0u32..9, row_bytes(), prop::bool::weighted(0.2)),
+                1..1500,
+            ),
         ) {
             let versions = life(&steps);
             let newest = versions[versions.len() - 1];
@@ -305,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_copy_does_not_see_later_versions() {
-        let versions = life(&vec![(1, 0, false); 1200]);
+        let versions = life(&vec![(1, 0, 40, false); 1200]);
         let copy = history_of(&versions[..600]);
         let mut grown = copy.clone();
         for pair in versions[599..].windows(2) {
@@ -318,7 +338,7 @@ mod tests {
     #[test]
     fn a_million_versions_are_freed_without_recursion() {
         let mut history = History::default();
-        let version = |number: i64| Version { main: 1 + number, create: 2, version: number, sub: 0 };
+        let version = |number: i64| Version { main: 1 + number, create: 2, version: number, sub: 0, bytes: 40 };
         for number in 1..1_000_000 {
             history.push(version(number), version(number + 1));
         }

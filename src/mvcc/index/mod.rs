@@ -18,5 +18,5 @@ mod tree;
 
 pub(crate) use build::Loader;
 pub use history::Version;
-pub(crate) use sweep::Sweep;
+pub(crate) use sweep::{Doomed, Sweep};
 pub(crate) use tree::{Change, Entry, Span, Tree, Walk};

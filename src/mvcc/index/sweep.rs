@@ -6,11 +6,25 @@
 use std::{mem, sync::Arc};
 
 use super::super::RowKey;
+use super::history::Version;
 use super::leaf::{self, Leaf};
 use super::tree::{CHILDREN_MAX, Child, Inner, Node, Tree};
 
 /// So many leaves are looked at in one step, however little they yield.
-const LEAVES_PER_STEP: usize = 512;
+const LEAVES_PER_STEP: usize = 64;
+
+/// A row that nobody can read any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Doomed {
+    pub row: RowKey,
+    pub bytes: u32,
+}
+
+impl Doomed {
+    pub(super) fn of(version: Version) -> Self {
+        Self { row: version.row(), bytes: version.bytes }
+    }
+}
 
 /// One step of a compaction.
 #[derive(Debug)]
@@ -18,8 +32,8 @@ pub(crate) struct Sweep {
     main: i64,
     rows_max: usize,
     leaves_left: usize,
-    /// Rows that nobody can read any more. A single leaf may exceed the limit.
-    pub doomed: Vec<RowKey>,
+    /// A single leaf may exceed the limit.
+    pub doomed: Vec<Doomed>,
     /// Where the next step begins.
     resume: Option<Vec<u8>>,
 }

@@ -2,6 +2,7 @@
 
 use std::{ops::ControlFlow, sync::Arc};
 
+use super::super::row;
 use super::history::Version;
 use super::keys::{Keys, separator};
 use super::leaf::Leaf;
@@ -43,12 +44,11 @@ pub(crate) enum Change {
     Put {
         main: i64,
         sub: u32,
+        /// Of the row, but for the fields that are only known here: when the key was created, and its version.
+        bytes: u32,
     },
     /// Of a key that is there.
-    Delete {
-        main: i64,
-        sub: u32,
-    },
+    Delete { main: i64, sub: u32, bytes: u32 },
     /// A version as it was found in a row.
     Known(Version),
 }
@@ -244,11 +244,17 @@ impl Change {
     fn version(self, before: Option<Version>) -> Version {
         match (self, before.filter(Version::is_live)) {
             (Self::Known(version), _) => version,
-            (Self::Delete { main, sub }, _) => Version { main, create: 0, version: 0, sub },
-            (Self::Put { main, sub }, Some(before)) => {
-                Version { main, create: before.create, version: before.version + 1, sub }
+            (Self::Delete { main, sub, bytes }, _) => Version { main, create: 0, version: 0, sub, bytes },
+            (Self::Put { main, sub, bytes }, before) => {
+                let (create, version) = before.map_or((main, 1), |before| (before.create, before.version + 1));
+                Version {
+                    main,
+                    create,
+                    version,
+                    sub,
+                    bytes: bytes.saturating_add(row::number_bytes(create) + row::number_bytes(version)),
+                }
             }
-            (Self::Put { main, sub }, None) => Version { main, create: main, version: 1, sub },
         }
     }
 }
@@ -355,7 +361,7 @@ fn check_node(child: &Child, from: Option<&[u8]>, to: Option<&[u8]>) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Sweep;
+    use super::super::{Doomed, Sweep};
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
@@ -381,10 +387,10 @@ mod tests {
         let mut model = BTreeMap::new();
         for number in 0..20_000u64 {
             let main = 2 + number as i64;
-            tree.apply(&key(number), Change::Put { main, sub: 0 });
+            tree.apply(&key(number), Change::Put { main, sub: 0, bytes: 40 });
             model.insert(key(number), main);
             if number % 3 == 0 {
-                tree.apply(&key(number / 2), Change::Delete { main, sub: 1 });
+                tree.apply(&key(number / 2), Change::Delete { main, sub: 1, bytes: 40 });
                 model.remove(&key(number / 2));
             }
         }
@@ -418,10 +424,10 @@ mod tests {
         for number in 0..100_000u64 {
             // Two loads at once, one of them in the middle of the key space.
             let key = [b"a".as_slice(), &number.to_be_bytes()].concat();
-            tree.apply(&key, Change::Put { main: 2, sub: 0 });
+            tree.apply(&key, Change::Put { main: 2, sub: 0, bytes: 40 });
             if number % 10 == 0 {
                 let key = [b"z".as_slice(), &number.to_be_bytes()].concat();
-                tree.apply(&key, Change::Put { main: 2, sub: 0 });
+                tree.apply(&key, Change::Put { main: 2, sub: 0, bytes: 40 });
             }
         }
         tree.check();
@@ -433,12 +439,12 @@ mod tests {
     fn a_clone_keeps_what_it_saw() {
         let mut tree = Tree::default();
         for number in 0..3000 {
-            tree.apply(&key(number), Change::Put { main: 2, sub: number as u32 });
+            tree.apply(&key(number), Change::Put { main: 2, sub: number as u32, bytes: 40 });
         }
         let clone = tree.clone();
         for number in 0..3000 {
-            tree.apply(&key(number), Change::Delete { main: 3, sub: number as u32 });
-            tree.apply(&key(number + 3000), Change::Put { main: 4, sub: 0 });
+            tree.apply(&key(number), Change::Delete { main: 3, sub: number as u32, bytes: 40 });
+            tree.apply(&key(number + 3000), Change::Put { main: 4, sub: 0, bytes: 40 });
         }
         clone.check();
         assert_eq!(clone.live(), 3000);
@@ -458,7 +464,8 @@ mod tests {
             for (position, (number, delete)) in steps.iter().enumerate() {
                 let main = 2 + position as i64;
                 let live = tree.live_at(&key(*number), i64::MAX).is_some();
-                let change = if *delete { Change::Delete { main, sub: 0 } } else { Change::Put { main, sub: 0 } };
+                let (sub, bytes) = (0, 20 + position as u32 % 5 * 30);
+                let change = if *delete { Change::Delete { main, sub, bytes } } else { Change::Put { main, sub, bytes } };
                 let (_, now) = tree.apply(&key(*number), change);
                 if live || !delete {
                     versions.entry(key(*number)).or_default().push(now);
@@ -482,7 +489,7 @@ mod tests {
             for (key, versions) in &versions {
                 let visible = versions.iter().rposition(|version| version.main <= at);
                 let kept = visible.map_or(0, |it| it + usize::from(!versions[it].is_live() && versions[it].main < at));
-                expected.extend(versions[..kept].iter().map(Version::row));
+                expected.extend(versions[..kept].iter().copied().map(Doomed::of));
                 for main in at..=2 + steps.len() as i64 {
                     let seen = versions.iter().rfind(|version| version.main <= main).filter(|it| it.is_live());
                     prop_assert_eq!(tree.live_at(key, main), seen.copied());

@@ -54,7 +54,8 @@ impl Chance {
     }
 
     fn value(&mut self) -> Bytes {
-        Bytes::from(vec![b'v'; self.below(4) as usize])
+        let long = if self.one_in(12) { 150 } else { 0 };
+        Bytes::from(vec![b'v'; long + self.below(4) as usize])
     }
 
     /// Around the revisions there are, now and then outside.
@@ -211,12 +212,15 @@ pub fn walk(
             }
         }
         walk.store.tree.check();
+        walk.check_bytes();
     }
     walk.held.clear();
     while walk.store.has_compacted_rows() {
         walk.delete_compacted(&mut Chance(1));
     }
     walk.check_rows();
+    walk.check_bytes();
+    assert_eq!(walk.store.doomed_bytes(), 0);
     walk.read(&mut Chance(2));
     walk.store.view().hash_kv(0).expect("the present can be hashed")
 }
@@ -229,7 +233,9 @@ impl Walk {
         let attached = store.take_attached().into_iter().map(|(lease, key)| (key, lease));
         let owners = Owners(attached.collect());
         assert_eq!(owners.0, model.owners());
-        Self { store, backend, model, owners, held: Vec::new() }
+        let walk = Self { store, backend, model, owners, held: Vec::new() };
+        walk.check_bytes();
+        walk
     }
 
     fn slice(&mut self, chance: &mut Chance) {
@@ -306,10 +312,23 @@ impl Walk {
     fn delete_compacted(&mut self, chance: &mut Chance) {
         let max = 1 + chance.below(20) as usize;
         let deleted = self.store.delete_compacted(max).expect("the backend writes");
-        assert!(deleted <= max);
+        assert!(deleted.rows <= max);
         if !self.store.has_compacted_rows() {
             self.check_rows();
         }
+    }
+
+    /// What the store says it takes is what its rows take.
+    fn check_bytes(&self) {
+        let mut bytes = 0;
+        let scanned = self.backend.scan(Table::Kv, &[], &[], &mut |key, row| {
+            bytes += (key.len() + row.len()) as u64;
+            ControlFlow::Continue(())
+        });
+        scanned.expect("the backend reads");
+        assert_eq!(self.store.bytes(), bytes);
+        assert!(self.store.doomed_bytes() <= bytes);
+        assert_eq!(self.store.view().bytes(), bytes);
     }
 
     /// With nothing left to delete, the rows are exactly those of the model.

@@ -4,9 +4,9 @@ use crate::actors::Tick;
 use crate::actors::peer_links::{Forward, Links, MembershipChanged, PeerLinks, Send};
 use crate::actors::raft_node::{Forwarded, PeerUnreachable, Step};
 use crate::api::http::HttpApp;
-use crate::api::listen::{EdgeServer, ListenOn, ListenSettings, Routes};
+use crate::api::listen::{EdgeServer, ListenSettings, Listener, Routes, Traffic};
 use crate::cast::{Identity, Published};
-use crate::ids::{ClusterId, MemberId};
+use crate::ids::{ClusterId, LogIndex, MemberId};
 use crate::membership::members::{MemberRow, Members};
 use crate::peer::calls::PeerCalls;
 use crate::peer::handlers::Handlers;
@@ -139,9 +139,8 @@ impl End {
         let inbound = Inbound::new(identity, roster.clone(), receivers, clock, metrics.clone(), log.clone());
         let service = PeerService::server(Arc::new(inbound), Handlers::default(), stopping.clone(), FRAME_BYTES_MAX);
         let port = EdgeServer::start(
-            ListenSettings::new("peer", vec![ListenOn::Socket(listen)]),
-            Routes::default().add_service(service),
-            HttpApp::new(|_| {}),
+            ListenSettings::new("peer", vec![Listener::Tcp(listen)]),
+            Traffic::GrpcAndHttp(Routes::default().add_service(service), HttpApp::new(|_| {})),
             log,
         );
         let port = port.await.expect("a port");
@@ -178,7 +177,7 @@ impl End {
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.port.local_addrs()[0]
+        self.port.local_addrs()[0].tcp().expect("a TCP port")
     }
 
     pub fn url(&self) -> String {
@@ -204,7 +203,7 @@ impl End {
 
     fn tell_members(&self) {
         let removed = self.removed_members.iter().copied().map(MemberRow::Removed);
-        let members = Members::restore(cluster_of(&self.known).rows().chain(removed));
+        let members = Members::restore(cluster_of(&self.known).rows().chain(removed), LogIndex(9));
         self.links.do_send(MembershipChanged { members: Arc::new(members) });
     }
 
@@ -294,11 +293,10 @@ async fn pause() {
 }
 
 pub fn cluster_of(members: &[(MemberId, Vec<String>)]) -> Members {
-    Members::restore(
-        members
-            .iter()
-            .map(|(id, urls)| MemberRow::Set(Member { id: id.0, peer_urls: urls.clone(), ..Member::default() })),
-    )
+    let member = |(id, urls): &(MemberId, Vec<String>)| {
+        MemberRow::Set(Member { id: id.0, peer_urls: urls.clone(), ..Member::default() })
+    };
+    Members::restore(members.iter().map(member), LogIndex(9))
 }
 
 fn message(kind: MessageType, from: MemberId, to: MemberId) -> Message {

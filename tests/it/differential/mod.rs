@@ -1,111 +1,120 @@
-//! One script of etcdctl commands, for etcd 3.4 and for Castd on each backend, at the same addresses one after the
-//! other. What comes back must be the same but for `deltas.rs`: output, exit code, last line of complaint.
+//! Scripts of etcdctl commands, each for etcd 3.4 and for Castd on each backend, at the same addresses one after the other.
+//! What comes back must be the same but for `deltas.rs`: output, complaints, exit code.
 //!
 //! ```text
-//!   script.txt ──▶ etcd  ──▶ answers ──blur──deltas──┐
-//!        └───────▶ castd ──▶ answers ──blur──────────┴─▶ equal, and each delta was needed
+//!   scripts/*.txt ──▶ etcd  ──▶ answers ──blur──deltas──┐
+//!          └────────▶ castd ──▶ answers ──blur──────────┴─▶ equal, and each delta was needed
 //! ```
+//! With `CASTD_TEST_SERVER` set etcd plays both parts; with `--nocapture`, too, its answers are seen, which is how scripts are written.
 
 mod blur;
 mod deltas;
 mod script;
+mod stage;
 
 use crate::harness::server::Ports;
-use crate::harness::{Answer, Backend, Place, Server, Setup, block_on};
-use deltas::DELTAS;
-use script::{Step, Talk, steps};
-use std::collections::BTreeMap;
+use crate::harness::{Backend, Place, Setup, block_on};
+use deltas::{DELTAS, Delta};
+use stage::{NO_ID, Transcript, play};
 use std::collections::BTreeSet;
 
 /// Fewer would not be the whole of etcdctl.
-const COMMANDS_MIN: usize = 120;
+const COMMANDS_MIN: usize = 450;
 
-/// What a server answered to each command, in order.
-struct Transcript(Vec<(String, Answer)>);
+struct Script {
+    name: &'static str,
+    text: &'static str,
+    /// For both servers.
+    flags: &'static [&'static str],
+    /// To make Castd do what etcd cannot help doing.
+    castd_flags: &'static [&'static str],
+}
 
-/// Plays the script to a server started from `setup`.
-async fn play(setup: Setup) -> Transcript {
-    let mut server = setup.start();
-    let mut names = BTreeMap::new();
-    let mut transcript = Vec::new();
-    for step in steps() {
-        match &step {
-            Step::Stop => server.end(),
-            Step::Kill => server.kill(),
-            Step::Start => server.restart(),
-            Step::Grant { id, ttl } => {
-                server.api().grant(*id, *ttl).await.expect("granted");
+macro_rules! scripts {
+    ($($name:ident $(both $flags:expr, castd $castd_flags:expr)?;)+) => {
+        const SCRIPTS: &[Script] = &[$(Script {
+            name: stringify!($name),
+            text: include_str!(concat!("scripts/", stringify!($name), ".txt")),
+            ..Script { name: "", text: "", flags: &[$($flags)?], castd_flags: &[$($castd_flags)?] }
+        },)+];
+
+        $(
+            #[test]
+            fn $name() {
+                castd_answers_as_etcd_does_but_for_the_listed_deltas(stringify!($name));
             }
-            Step::Command(talk) => transcript.push((talk.line.clone(), answer(&server, talk, &mut names))),
-        }
-    }
-    Transcript(transcript)
-}
-
-/// Runs one command. Ids that the server made up are replaced by the names the script gives them.
-fn answer(server: &Server, talk: &Talk, names: &mut BTreeMap<String, i64>) -> Answer {
-    println!("{}", talk.line);
-    let words: Vec<String> = talk.words.iter().map(|word| script::fill_in(word, names)).collect();
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let mut answer = match talk.lines {
-        None => server.etcdctl_reading(&words, &talk.input),
-        Some(count) => {
-            let running = server.etcdctl_running(&words);
-            let lines: Vec<_> = (0..count).map_while(|_| running.line()).map(|line| line + "\n").collect();
-            Answer { stdout: lines.concat(), stderr: String::new(), code: 0 }
-        }
+        )+
     };
-    answer.stderr = answer.last_stderr_line().to_owned();
-    if let Some(name) = &talk.names {
-        names.insert(name.clone(), script::granted_id(&answer.stdout));
-    }
-    for (name, id) in names.iter() {
-        let name = format!("<{name}>");
-        answer.stdout = answer.stdout.replace(&format!("{id:016x}"), &name).replace(&id.to_string(), &name);
-    }
-    blur::blur(&talk.line, answer)
 }
 
-#[test]
-fn castd_answers_as_etcd_does_but_for_the_listed_deltas() {
+scripts! {
+    store;
+    keys;
+    watches;
+    leases;
+    queues;
+    cluster;
+    members;
+    alarms both "--quota-backend-bytes=1000000", castd "--quota-auto-disarm=false";
+    usage;
+}
+
+fn castd_answers_as_etcd_does_but_for_the_listed_deltas(name: &str) {
+    let script = SCRIPTS.iter().find(|script| script.name == name).expect("it is in the list");
     let _place = Place::take();
     let ports = Ports::free();
-    let etcd = block_on(play(Setup::etcd("etcd").ports(ports)));
-    assert!(etcd.0.len() >= COMMANDS_MIN, "only {} commands", etcd.0.len());
-    // While the script itself is being written.
+    let with_flags = |setup: Setup, flags: &[&str]| {
+        flags.iter().chain(script.flags).fold(setup.ports(ports), |setup, flag| setup.flag(*flag))
+    };
+    let as_etcd = || block_on(play(script.text, with_flags(Setup::etcd("etcd"), &[])));
+    let etcd = as_etcd();
+    let nameless = etcd.iter().find(|(_, answer)| answer.stdout.contains(NO_ID));
+    assert!(nameless.is_none(), "the script expects an id where etcd has none: {nameless:?}");
     if std::env::var_os("CASTD_TEST_SERVER").is_some() {
-        let again = block_on(play(Setup::etcd("etcd").ports(ports)));
-        for (line, answer) in &etcd.0 {
-            println!("=== {line}\n{}{}{}", answer.stdout, answer.stderr, answer.code);
-        }
-        compare("etcd again", &etcd, &again, &[]);
+        compare("etcd again", &etcd, &as_etcd(), &[]);
         return;
     }
+    let deltas: Vec<_> = DELTAS.iter().filter(|delta| delta.script == name).collect();
     for backend in Backend::ALL {
-        let castd = block_on(play(Setup::castd(*backend).ports(ports)));
-        compare(backend.name(), &etcd, &castd, DELTAS);
+        let castd = block_on(play(script.text, with_flags(Setup::castd(*backend), script.castd_flags)));
+        compare(backend.name(), &etcd, &castd, &deltas);
     }
 }
 
-fn compare(name: &str, etcd: &Transcript, castd: &Transcript, deltas: &[deltas::Delta]) {
-    assert_eq!(etcd.0.len(), castd.0.len());
+fn compare(name: &str, etcd: &Transcript, castd: &Transcript, deltas: &[&Delta]) {
+    assert_eq!(etcd.len(), castd.len());
     let mut needed = BTreeSet::new();
     let mut differences = String::new();
-    for ((line, theirs), (_, ours)) in etcd.0.iter().zip(&castd.0) {
+    for ((line, theirs), (_, ours)) in etcd.iter().zip(castd) {
         if theirs == ours {
             continue;
         }
         let mut expected = theirs.clone();
         for (number, delta) in deltas.iter().enumerate().filter(|(_, delta)| delta.command == line) {
-            expected = delta.apply(&expected);
-            needed.insert(number);
+            let changed = delta.apply(&expected);
+            if changed != expected {
+                needed.insert(number);
+            }
+            expected = changed;
         }
         if &expected != ours {
             differences += &format!("\n=== {line}\n--- etcd, with deltas\n{expected:?}\n--- {name}\n{ours:?}\n");
         }
     }
-    for (number, delta) in deltas.iter().enumerate().filter(|(number, _)| !needed.contains(number)) {
-        differences += &format!("\n=== delta {number} never occurs: {} ({})\n", delta.command, delta.reference);
+    for (_, delta) in deltas.iter().enumerate().filter(|(number, _)| !needed.contains(number)) {
+        differences += &format!("\n=== a delta that never occurs: {} ({})\n", delta.command, delta.reference);
     }
     assert!(differences.is_empty(), "{differences}");
+}
+
+#[test]
+fn every_command_is_played_and_every_delta_belongs_to_a_line() {
+    let scripts: Vec<_> = SCRIPTS.iter().map(|script| (script.name, script::steps(script.text))).collect();
+    let steps = scripts.iter().flat_map(|(_, steps)| steps);
+    let commands = steps.filter(|(_, step)| matches!(step, script::Step::Command(_))).count();
+    assert!(commands >= COMMANDS_MIN, "only {commands} commands");
+    for delta in DELTAS {
+        let steps = scripts.iter().filter(|(name, _)| *name == delta.script).flat_map(|(_, steps)| steps);
+        assert!(steps.into_iter().any(|(line, _)| line == delta.command), "{} has no {}", delta.script, delta.command);
+    }
 }

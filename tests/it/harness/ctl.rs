@@ -1,12 +1,14 @@
 //! Debian's etcdctl, asked about one server.
 
 use super::server::Server;
+use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 const LINE_WITHIN: Duration = Duration::from_secs(30);
+const ENDS_WITHIN: Duration = Duration::from_secs(60);
 
 /// What a command said before it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,31 +52,58 @@ impl Answer {
 
 /// etcdctl for the server at `endpoint`, with nothing of the developer's environment.
 pub fn command(endpoint: &str, arguments: &[&str]) -> Command {
+    let endpoint = format!("--endpoints={endpoint}");
+    bare_command(&[&[endpoint.as_str()], arguments].concat())
+}
+
+/// As [`command`], for a server that is named otherwise, or not at all.
+pub fn bare_command(arguments: &[&str]) -> Command {
     let mut command = Command::new("etcdctl");
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ETCDCTL_")) {
         command.env_remove(name);
     }
-    command.env("ETCDCTL_API", "3").arg(format!("--endpoints={endpoint}")).args(arguments);
+    command.env("ETCDCTL_API", "3").args(arguments);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
 /// Runs etcdctl to its end.
 pub fn etcdctl(endpoint: &str, arguments: &[&str], input: Option<&str>) -> Answer {
-    let mut command = command(endpoint, arguments);
+    finish(command(endpoint, arguments), input)
+}
+
+/// Runs a prepared etcdctl to its end.
+pub fn finish(mut command: Command, input: Option<&str>) -> Answer {
     if input.is_some() {
         command.stdin(Stdio::piped());
     }
     let mut child = command.spawn().expect("etcdctl is installed");
+    let watchdog = Watchdog::over(&child);
     if let (Some(input), Some(mut stdin)) = (input, child.stdin.take()) {
         // A command that has seen enough closes its end; that is its answer, not our failure.
         let _ = stdin.write_all(input.as_bytes());
     }
     let output = child.wait_with_output().expect("etcdctl ends");
+    drop(watchdog);
     Answer {
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         code: output.status.code().unwrap_or(-1),
+    }
+}
+
+/// Kills a command that does not end, so that a case fails instead of standing still.
+struct Watchdog(#[expect(dead_code, reason = "dropped when the command has ended")] Sender<()>);
+
+impl Watchdog {
+    fn over(child: &Child) -> Self {
+        let (pid, (sender, ended)) = (Pid::from_child(child), channel());
+        std::thread::spawn(move || {
+            if ended.recv_timeout(ENDS_WITHIN) == Err(RecvTimeoutError::Timeout) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        });
+        Self(sender)
     }
 }
 
@@ -89,11 +118,20 @@ impl Server {
 
     /// Leaves it running, for commands that do not end by themselves.
     pub fn etcdctl_running(&self, arguments: &[&str]) -> Running {
-        let mut child = command(&self.endpoint(), arguments)
-            .stdin(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("etcdctl is installed");
+        Running::start(command(&self.endpoint(), arguments))
+    }
+}
+
+/// An etcdctl under way. Dropping it kills it.
+pub struct Running {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Running {
+    pub fn start(mut command: Command) -> Running {
+        let command = command.stdin(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("etcdctl is installed");
         let stdout = BufReader::new(child.stdout.take().expect("piped"));
         let (sender, lines) = channel();
         std::thread::spawn(move || {
@@ -105,15 +143,17 @@ impl Server {
         });
         Running { child, lines }
     }
-}
 
-/// An etcdctl under way. Dropping it kills it.
-pub struct Running {
-    child: Child,
-    lines: Receiver<String>,
-}
+    /// Has it end, by Ctrl-C or by closing its input: what it still printed, and its exit code.
+    pub fn end(mut self, interrupt: bool) -> Answer {
+        if interrupt {
+            self.interrupt();
+        }
+        let code = self.wait();
+        let rest: Vec<_> = self.lines.iter().map(|line| line + "\n").collect();
+        Answer { stdout: rest.concat(), stderr: String::new(), code }
+    }
 
-impl Running {
     /// The next line it prints; `None` once it has closed its output.
     #[track_caller]
     pub fn line(&self) -> Option<String> {
@@ -135,6 +175,11 @@ impl Running {
     pub fn say(&mut self, line: &str) {
         let stdin = self.child.stdin.as_mut().expect("piped");
         writeln!(stdin, "{line}").expect("it reads");
+    }
+
+    /// As Ctrl-C would.
+    pub fn interrupt(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::INT).expect("a running child can be signalled");
     }
 
     /// Its exit code, when it ends by itself.

@@ -14,6 +14,8 @@ use castd_proto::etcdserverpb::{
     watch_request::RequestUnion,
 };
 use castd_proto::mvccpb::{Event, KeyValue, event::EventType};
+use castd_proto::v3electionpb::election_client::ElectionClient;
+use castd_proto::v3lockpb::lock_client::LockClient;
 use std::fmt::Debug;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -35,6 +37,8 @@ pub struct Api {
     pub watch: WatchClient<Channel>,
     pub maintenance: MaintenanceClient<Channel>,
     pub cluster: ClusterClient<Channel>,
+    pub lock: LockClient<Channel>,
+    pub election: ElectionClient<Channel>,
 }
 
 impl Server {
@@ -50,6 +54,8 @@ impl Server {
             watch: WatchClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
             maintenance: MaintenanceClient::new(channel.clone()),
             cluster: ClusterClient::new(channel.clone()),
+            lock: LockClient::new(channel.clone()),
+            election: ElectionClient::new(channel.clone()),
             channel,
         }
     }
@@ -112,6 +118,20 @@ impl Api {
 
     pub async fn range(&self, request: RangeRequest) -> Result<etcdserverpb::RangeResponse, Status> {
         self.kv.clone().range(request).await.map(tonic::Response::into_inner)
+    }
+
+    /// How many keys there are with that prefix, which must not end in the last byte there is.
+    pub async fn count(&self, prefix: &str) -> i64 {
+        let mut end = prefix.as_bytes().to_vec();
+        *end.last_mut().expect("not empty") += 1;
+        let request = RangeRequest { range_end: end.into(), count_only: true, ..range(prefix, "") };
+        self.range(request).await.expect("a range succeeds").count
+    }
+
+    /// Waits until there are so many.
+    pub async fn wait_for_count(&self, prefix: &str, count: i64) {
+        let matches = async || (self.count(prefix).await == count).then_some(());
+        super::wait_for(&format!("{count} keys under {prefix}"), PATIENCE, matches).await;
     }
 
     /// The pair of that key, if there is one.

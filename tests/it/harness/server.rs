@@ -236,7 +236,7 @@ impl Server {
     }
 
     fn is_healthy(&self) -> bool {
-        http_get(self.setup.ports.client, "/health")
+        http_get(self.setup.ports.client, "/health?exclude=NOSPACE")
             .is_ok_and(|answer| answer.status == 200 && answer.body.contains(r#""health":"true""#))
     }
 

@@ -4,6 +4,7 @@ mod data_dir;
 mod flags;
 mod life;
 mod settings;
+mod stop;
 
 use crate::harness::server::Server;
 use crate::harness::{Setup, wait_until};

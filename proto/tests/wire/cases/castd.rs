@@ -42,6 +42,14 @@ fn operations() -> Vec<Case> {
             Op::Downgrade(DowngradeInfo { enabled: true, target_version: "3.6.0".to_owned() }),
             "aa 01 09 08 01 12 05 '3.6.0'",
         ),
+        operation(Op::SpaceShortage(SpaceShortage { member_id: 5, ..SpaceShortage::default() }), "b2 01 02 08 05"),
+        operation(Op::SpaceRegained(SpaceRegained { member_id: 5, raised_index: 9 }), "ba 01 04 08 05 10 09"),
+        case(
+            "castdpb.SpaceShortage",
+            SpaceShortage { member_id: 5, db_size: 4096, needed_bytes: 4400 },
+            "08 05 10 80 20 18 b0 22",
+        ),
+        case("castdpb.SpaceRegained", SpaceRegained { member_id: 5, raised_index: 9 }, "08 05 10 09"),
         case(
             "castdpb.GrantedLease",
             GrantedLease { id: 5, granted_index: 300, remaining_ttl_secs: 30 },
@@ -77,8 +85,10 @@ fn membership() -> Vec<Case> {
                 request_id: 9,
                 kind: membership_change::Kind::Promote.into(),
                 member: Some(Member { id: 5, ..Member::default() }),
+                learners_max: 1,
+                checked_index: 300,
             },
-            "08 09 10 03 1a 02 08 05",
+            "08 09 10 03 1a 02 08 05 20 01 28 ac 02",
         ),
         case(
             "castdpb.ConfChange",
@@ -109,7 +119,16 @@ fn rows_and_snapshots() -> Vec<Case> {
             LeaseRow { id: 5, ttl_secs: 60, remaining_ttl_secs: 30, granted_index: 9 },
             "08 05 10 3c 18 1e 20 09",
         ),
-        case("castdpb.AlarmRow", AlarmRow { member_id: 5, alarm: AlarmType::Corrupt.into() }, "08 05 10 02"),
+        case(
+            "castdpb.AlarmRow",
+            AlarmRow {
+                member_id: 5,
+                alarm: AlarmType::Corrupt.into(),
+                shortage: Some(SpaceShortage::default()),
+                raised_index: 9,
+            },
+            "08 05 10 02 1a 00 20 09",
+        ),
         case(
             "castdpb.ConfStateRow",
             ConfStateRow {

@@ -169,3 +169,74 @@ impl Stream for Blobs {
         Poll::Ready(item)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::Exporting;
+    use castd_backend_api::Table;
+    use castd_proto::castdpb::SnapshotHeader;
+    use std::sync::Arc;
+    use tokio::sync::Semaphore;
+    use tokio_util::sync::CancellationToken;
+
+    const BLOBS: usize = 20;
+
+    /// A snapshot being sent with that much patience, and what the client gets.
+    fn sending(patience: Duration) -> (Sending, Blobs, CancellationToken) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut exporting = Exporting::begin(dir.path(), &SnapshotHeader::default()).expect("begun");
+        for row in 0..BLOBS as u32 {
+            exporting.writer().row(Table::Kv, &row.to_be_bytes(), &[7; BLOB_BYTES]).expect("written");
+        }
+        let (sender, blobs) = mpsc::channel(BLOBS_WAITING_MAX);
+        let exported = exporting.finish().expect("written");
+        let log = Logger::root(slog::Discard, slog::o!());
+        let stop = CancellationToken::new();
+        let stopping = Box::pin(stop.clone().cancelled_owned());
+        let sending = Sending { exported, sender, patience, clock: Clock::start(), log };
+        (sending, Blobs { blobs, stopping, is_whole: false, is_over: false }, stop)
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_is_given_up_and_is_told_so_if_it_comes_back() {
+        let places = Arc::new(Semaphore::new(1));
+        let place = places.clone().try_acquire_owned().expect("free");
+        let (sending, mut blobs, _stop) = sending(Duration::from_millis(10));
+        tokio::spawn(sending.run(place)).await.expect("ended");
+        assert_eq!(places.available_permits(), 1);
+        let mut taken = 0;
+        let end = loop {
+            match blobs.next().await.expect("an error ends it") {
+                Ok(_) => taken += 1,
+                Err(end) => break end,
+            }
+        };
+        assert_eq!((taken, end.message()), (BLOBS_WAITING_MAX, "etcdserver: request timed out"));
+        assert!(blobs.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_all_gets_all() {
+        let places = Arc::new(Semaphore::new(1));
+        let place = places.clone().try_acquire_owned().expect("free");
+        let (sending, mut blobs, _stop) = sending(PATIENCE);
+        let (total_bytes, task) = (sending.exported.bytes(), tokio::spawn(sending.run(place)));
+        let mut received = Vec::new();
+        while let Some(blob) = blobs.next().await {
+            received.extend_from_slice(&blob.expect("no error").blob);
+        }
+        task.await.expect("ended");
+        let (data, seal) = received.split_at(total_bytes as usize);
+        assert_eq!(seal, &Sha256::digest(data)[..]);
+    }
+
+    #[tokio::test]
+    async fn a_member_that_stops_ends_it_with_an_error() {
+        let (_sending, mut blobs, stop) = sending(PATIENCE);
+        stop.cancel();
+        let end = blobs.next().await.expect("one more").expect_err("it is not whole");
+        assert_eq!(end.message(), "etcdserver: server stopped");
+        assert!(blobs.next().await.is_none());
+    }
+}
