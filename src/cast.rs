@@ -9,24 +9,25 @@
 //! [`crate::api::permit::authorize`] hands out: a handler that forgot to ask for permission does not compile.
 
 use crate::actors::lease_keeper::LeaseKeeper;
-use crate::actors::raft_node::{Propose, RaftNode, Read, ReadIndex};
+use crate::actors::raft_node::{LookUpProgress, Propose, RaftNode, Read, ReadIndex};
 use crate::actors::snapshotter::{ExportError, Snapshotter};
 use crate::actors::watch_hub::WatchHub;
 use crate::api::call_notes::{self, Asked};
 use crate::api::permit::Permit;
 use crate::ids::{ClusterId, MemberId};
 use crate::lease::LeaseError;
+use crate::membership::MembershipError;
 use crate::membership::downgrade::DowngradeError;
 use crate::mvcc::{MvccError, RequestError as CheckError};
 use crate::queue::QueueError;
 use crate::quota::{Quota, Shortage, cost};
-use crate::raft::node::{RaftError, Status};
-use crate::state::{Alarm, Outcome, View};
+use crate::raft::node::{MemberProgress, RaftError, Status};
+use crate::state::{Alarm, Outcome, View, membership_entry};
 use crate::telemetry::trace::SpanContext;
 use actix::Addr;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use castd_proto::castdpb::{RaftRequest, SpaceShortage, raft_request};
+use castd_proto::castdpb::{MembershipChange, RaftRequest, SpaceShortage, raft_request};
 use castd_proto::etcdserverpb::ResponseHeader;
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -53,6 +54,10 @@ pub enum RequestError {
     Mvcc(#[from] MvccError),
     #[error(transparent)]
     Lease(#[from] LeaseError),
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
+    #[error("a learner does not answer this call")]
+    NotSupportedForLearner,
     #[error(transparent)]
     Downgrade(#[from] DowngradeError),
     #[error(transparent)]
@@ -289,22 +294,35 @@ impl Cast {
         op: raft_request::Op,
         span: SpanContext,
     ) -> Result<Outcome, RequestError> {
-        let committed = self.0.status.load().committed.0;
-        let view = self.0.view.load();
-        let shortage = self.0.limits.quota.shortage(view.size().db_size, cost::of(&op));
-        let is_behind = committed > view.applied.0 + APPLY_BACKLOG_MAX;
-        // Compaction waits for views that are held.
-        drop(view);
+        // No view is held while waiting: compaction waits for views.
+        let shortage = self.0.limits.quota.shortage(self.0.view.load().size().db_size, cost::of(&op));
         if let Some(shortage) = shortage {
             return Err(self.out_of_space(shortage).await);
         }
-        if is_behind {
-            return Err(RequestError::TooManyRequests);
-        }
+        self.check_backlog()?;
         match self.propose(op, span).await {
             Err(RequestError::BeyondQuota(shortage)) => Err(self.out_of_space(shortage).await),
             outcome => outcome,
         }
+    }
+
+    /// Replicates a change of the membership and answers with the members after it.
+    pub async fn change_membership(
+        &self,
+        _permit: &Permit,
+        change: &MembershipChange,
+        span: SpanContext,
+    ) -> Result<Outcome, RequestError> {
+        self.check_backlog()?;
+        self.propose_entry(EntryType::EntryConfChange, membership_entry(change), span).await
+    }
+
+    fn check_backlog(&self) -> Result<(), RequestError> {
+        let committed = self.0.status.load().committed.0;
+        if committed > self.0.view.load().applied.0 + APPLY_BACKLOG_MAX {
+            return Err(RequestError::TooManyRequests);
+        }
+        Ok(())
     }
 
     /// What a request that is wrong in another way, too, is refused with: etcd looks at the quota first.
@@ -336,19 +354,20 @@ impl Cast {
 
     async fn propose(&self, op: raft_request::Op, span: SpanContext) -> Result<Outcome, RequestError> {
         let data = RaftRequest { op: Some(op), ..Default::default() }.encode_to_vec();
+        self.propose_entry(EntryType::EntryNormal, data, span).await
+    }
+
+    async fn propose_entry(&self, kind: EntryType, data: Vec<u8>, span: SpanContext) -> Result<Outcome, RequestError> {
         if data.len() > self.0.limits.request_bytes_max {
             return Err(RequestError::TooLarge);
         }
         let place = self.0.writes.take(data.len())?;
         let data = Bytes::from(data);
-        call_notes::note_asked(|| Asked::Proposed(data.clone()));
+        if kind == EntryType::EntryNormal {
+            call_notes::note_asked(|| Asked::Proposed(data.clone()));
+        }
         let (sender, answer) = oneshot::channel();
-        self.0.addresses.raft_node.do_send(Propose {
-            data,
-            kind: EntryType::EntryNormal,
-            reply: Reply { sender, _place: Some(place) },
-            span,
-        });
+        self.0.addresses.raft_node.do_send(Propose { data, kind, reply: Reply { sender, _place: Some(place) }, span });
         answer.await.unwrap_or(Err(RequestError::Stopped))
     }
 
@@ -363,6 +382,22 @@ impl Cast {
         }
         answer.await.unwrap_or(Err(RequestError::Stopped))?;
         Ok(self.local_view(permit))
+    }
+
+    /// How much of the log a member has, as the leader knows it.
+    pub async fn progress_of(
+        &self,
+        _permit: &Permit,
+        member: MemberId,
+        span: SpanContext,
+    ) -> Result<MemberProgress, RequestError> {
+        let asked = self.0.addresses.raft_node.send(LookUpProgress { member, span });
+        asked.await.map_err(|_| RequestError::Stopped)
+    }
+
+    /// Whether this member only learns: it answers few calls then. Cheap, since every call asks.
+    pub fn is_learner(&self) -> bool {
+        self.0.status.0.load().is_learner
     }
 
     /// This member's newest view, which may be behind.

@@ -5,12 +5,14 @@
 //! ```
 
 use crate::actors::applier;
+use crate::actors::compactor;
 use crate::actors::snapshotter::Defragment;
 use crate::api::grpc::{Edge, EdgeSettings, SNAPSHOTS_MAX, Serving};
 use crate::api::http::{Access, ClientHttp, Gateway, PeerHttp, client_app, metrics_app, peer_app};
 use crate::api::member_http::MemberHttp;
 use crate::boot::{self, Boot, BootError};
 use crate::cast::{Cast, Limits, RequestError};
+use crate::compaction::pace;
 use crate::config::{CASTD_VERSION, CLUSTER_VERSION, Config, ETCD_VERSION};
 use crate::membership::urls::UrlSet;
 use crate::ports::{BoundPorts, Ports, PortsError, Served};
@@ -108,13 +110,18 @@ impl Member {
             identity,
             limits,
             applier: applier::Settings {
-                deleted_rows_max: config.compaction_batch_limit as usize,
-                delete_every: config.compaction_sleep_interval,
                 slow_apply: config.warning_apply_duration,
                 report_entries: config.snapshot_count,
                 member: identity.member,
                 quota,
                 auto_disarm: config.quota_auto_disarm,
+            },
+            compactor: compactor::Settings {
+                keep: config.auto_compaction,
+                pace: pace::Settings {
+                    rows_max: config.compaction_batch_limit as usize,
+                    sleep: config.compaction_sleep_interval,
+                },
             },
             request_timeout: config.request_timeout(),
         };
@@ -135,6 +142,8 @@ impl Member {
             metrics: metrics.clone(),
             settings: EdgeSettings {
                 election_timeout: config.election_timeout,
+                is_reconfig_strict: config.strict_reconfig_check,
+                learners_max: u32::try_from(config.max_learners).unwrap_or(u32::MAX),
                 stops_serving_on_defragment: config.feature_gates.is_on("StopGRPCServiceOnDefrag"),
                 slow_request: config.warning_unary_request_duration,
                 slow_read: config.warning_apply_duration,

@@ -61,8 +61,11 @@ pub fn begin(log: &mut dyn LogStore, members: &[Member]) -> Result<(), LogError>
 }
 
 fn joining(index: u64, member: &Member) -> Entry {
-    let change =
-        MembershipChange { request_id: 0, kind: membership_change::Kind::Add.into(), member: Some(member.clone()) };
+    let change = MembershipChange {
+        kind: membership_change::Kind::Add.into(),
+        member: Some(member.clone()),
+        ..Default::default()
+    };
     let change = ConfChange {
         change_type: ConfChangeType::AddNode.into(),
         node_id: member.id,

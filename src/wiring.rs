@@ -9,6 +9,7 @@
 
 use crate::actors::MAILBOX_CAPACITY;
 use crate::actors::applier::{self, Applier};
+use crate::actors::compactor::{self, Compactor};
 use crate::actors::lease_keeper::LeaseKeeper;
 use crate::actors::log_writer::LogWriter;
 use crate::actors::peer_links::PeerLinks;
@@ -33,6 +34,8 @@ use std::time::Duration;
 
 /// How often leases are looked at (etcd: every 500 ms).
 const LEASE_TICK: Duration = Duration::from_millis(500);
+/// How often the Applier looks at its backend, at most.
+const APPLIER_TICK: Duration = Duration::from_millis(100);
 /// How often periodic progress notices are looked at.
 const WATCH_TICK: Duration = Duration::from_millis(100);
 const HOUSEKEEPING_TICK: Duration = Duration::from_secs(1);
@@ -57,6 +60,7 @@ pub struct Surroundings {
     pub identity: Identity,
     pub limits: Limits,
     pub applier: applier::Settings,
+    pub compactor: compactor::Settings,
     pub request_timeout: Duration,
 }
 
@@ -64,7 +68,8 @@ pub struct Surroundings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
     /// RaftNode and the Applier share a thread, the LogWriter has its own, all others share one. Apart, RaftNode and
-    /// the Applier cost a fifth more CPU for a put of a lone client: two more wake-ups across threads.
+    /// the Applier cost a fifth more CPU for a put of a lone client: two more wake-ups across threads. The Compactor is
+    /// with them: it has next to nothing to do, and its tick wakes nobody who is not woken by RaftNode's.
     Spread,
     /// All on the System's own thread.
     OneThread,
@@ -113,7 +118,7 @@ impl<A: Actor<Context = Context<A>> + Send> Mailbox<A> {
 /// When the system has no thread left.
 pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::io::Result<(Cast, Running)> {
     let (system, arbiters, thread) = threads(placement)?;
-    let Surroundings { clock, metrics, log, identity, limits, applier: applier_settings, request_timeout } = around;
+    let Surroundings { clock, metrics, log, identity, limits, request_timeout, .. } = around;
     let view = Published::new(cores.machine.view());
     let status = Published::new(cores.node.status());
 
@@ -124,6 +129,7 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
     let lease_keeper = Mailbox::<LeaseKeeper>::new();
     let peer_links = Mailbox::<PeerLinks>::new();
     let snapshotter = Mailbox::<Snapshotter>::new();
+    let compactor = Mailbox::<Compactor>::new();
 
     let addresses = Addresses {
         raft_node: raft_node.address.clone(),
@@ -135,7 +141,8 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
         clock,
         vec![
             Listener { recipient: raft_node.address.clone().recipient(), every: TICK },
-            Listener { recipient: applier.address.clone().recipient(), every: TICK },
+            Listener { recipient: applier.address.clone().recipient(), every: APPLIER_TICK },
+            Listener { recipient: compactor.address.clone().recipient(), every: TICK },
             Listener { recipient: lease_keeper.address.clone().recipient(), every: LEASE_TICK },
             Listener { recipient: watch_hub.address.clone().recipient(), every: WATCH_TICK },
             Listener { recipient: snapshotter.address.clone().recipient(), every: HOUSEKEEPING_TICK },
@@ -146,7 +153,7 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
         log_writer: log_writer.address.clone().recipient(),
         applier: applier.address.clone().recipient(),
         peer_links: peer_links.address.clone().recipient(),
-        leader_changed: vec![lease_keeper.address.clone().recipient()],
+        leader_changed: vec![lease_keeper.address.clone().recipient(), compactor.address.clone().recipient()],
     };
     let applier_links = applier::Links {
         applied: raft_node.address.clone().recipient(),
@@ -157,12 +164,18 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
         compaction_scheduled: snapshotter.address.clone().recipient(),
         compaction_finished: snapshotter.address.clone().recipient(),
         propose: raft_node.address.clone().recipient(),
+        history_compacted: compactor.address.clone().recipient(),
+        piece_deleted: compactor.address.clone().recipient(),
     };
     let snapshotter_links = snapshotter::Links {
         truncate_log: log_writer.address.clone().recipient(),
         log_cut: raft_node.address.clone().recipient(),
         view: view.clone(),
         purger: cores.log_store.purger(),
+    };
+    let compactor_links = compactor::Links {
+        propose: raft_node.address.clone().recipient(),
+        applier: applier.address.clone().recipient(),
     };
 
     log_writer.run(
@@ -182,10 +195,21 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
             cores.machine,
             applier_links,
             view.clone(),
-            applier_settings,
+            around.applier,
             clock,
             metrics.clone(),
             log.new(o!("actor" => "Applier")),
+        ),
+    );
+    compactor.run(
+        &arbiters.raft_node,
+        Compactor::new(
+            around.compactor,
+            compactor_links,
+            view.clone(),
+            clock,
+            metrics.clone(),
+            log.new(o!("actor" => "Compactor")),
         ),
     );
     lease_keeper.run(

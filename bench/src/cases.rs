@@ -1,5 +1,6 @@
 //! What is measured. Each group starts with an empty server.
 
+use crate::disturbed::{self, Disturbance};
 use crate::h2load;
 use crate::server::{Server, now};
 use crate::table::Figure;
@@ -15,7 +16,7 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-type Figures = Vec<(Figure, f64)>;
+pub type Figures = Vec<(Figure, f64)>;
 type Running<'a> = Pin<Box<dyn Future<Output = Result<Figures, Error>> + 'a>>;
 
 pub struct Case {
@@ -49,16 +50,35 @@ pub const GROUPS: &[&[Case]] = &[
     ],
     &[case!("watch-1000", watch), case!("keepalive", keep_alive)],
     &[case!("load", load), case!("memory", memory), case!("restart", restart)],
+    // A lone client sees each pause, many clients what is left of the throughput.
+    &[
+        case!("put-idle-1", async |s: &mut Server, e: &Effort| disturbed::put(s, e, 1, Disturbance::None).await),
+        case!("put-compacting-1", async |s: &mut Server, e: &Effort| {
+            disturbed::put(s, e, 1, Disturbance::Compaction).await
+        }),
+        case!("put-defragmenting-1", async |s: &mut Server, e: &Effort| {
+            disturbed::put(s, e, 1, Disturbance::Defragmentation).await
+        }),
+    ],
+    &[
+        case!("put-idle-64", async |s: &mut Server, e: &Effort| disturbed::put(s, e, 64, Disturbance::None).await),
+        case!("put-compacting-64", async |s: &mut Server, e: &Effort| {
+            disturbed::put(s, e, 64, Disturbance::Compaction).await
+        }),
+        case!("put-defragmenting-64", async |s: &mut Server, e: &Effort| {
+            disturbed::put(s, e, 64, Disturbance::Defragmentation).await
+        }),
+    ],
 ];
 
 /// 8 bytes.
-const KEY: &[u8] = b"bench/ky";
+pub const KEY: &[u8] = b"bench/ky";
 
-fn value() -> Vec<u8> {
+pub fn value() -> Vec<u8> {
     vec![b'v'; 256]
 }
 
-fn scaled(effort: &Effort, count: f64) -> u64 {
+pub fn scaled(effort: &Effort, count: f64) -> u64 {
     (count * effort.scale) as u64
 }
 
@@ -108,7 +128,7 @@ fn txn(server: &mut Server, effort: &Effort, clients: usize, count: f64) -> Resu
     Ok(figures(&run))
 }
 
-async fn channel(server: &Server) -> Result<Channel, Error> {
+pub async fn channel(server: &Server) -> Result<Channel, Error> {
     Ok(Channel::from_shared(server.url())?.connect().await?)
 }
 

@@ -9,6 +9,7 @@
 //! are shared and noisy; nothing here is a test. `--smoke` runs everything once, briefly, to see that it runs.
 
 mod cases;
+mod disturbed;
 mod h2load;
 mod server;
 mod table;

@@ -11,6 +11,10 @@ pub enum Figure {
     PerSecond,
     CpuMicroseconds,
     Milliseconds,
+    /// Latencies: half of the requests took no longer, all but one in a hundred, and the longest.
+    P50Milliseconds,
+    P99Milliseconds,
+    WorstMilliseconds,
     Megabytes,
 }
 
@@ -20,6 +24,9 @@ impl Figure {
             Figure::PerSecond => "/s",
             Figure::CpuMicroseconds => "us CPU/op",
             Figure::Milliseconds => "ms",
+            Figure::P50Milliseconds => "ms p50",
+            Figure::P99Milliseconds => "ms p99",
+            Figure::WorstMilliseconds => "ms worst",
             Figure::Megabytes => "MB",
         }
     }

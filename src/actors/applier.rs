@@ -6,31 +6,35 @@
 //!                                            ├─Applied, ConfChangeApplied──▶ RaftNode
 //!                                            ├─BackendDurable──▶ Snapshotter
 //!                                            ├─Propose: my alarm goes──▶ RaftNode
+//!                                            ├─HistoryCompacted, PieceDeleted──▶ Compactor ──DeletePiece──▶ Applier
 //!                                            └─replies──▶ edge
 //! ```
 //!
 //! The order of one slice is fixed: the backend first, then the published view, then the watchers, then the replies. So
-//! whoever got a reply finds the write in the view. Physical deletion after a compaction also runs here, a small piece
-//! with each tick, because the backend has one writer. And as nobody else knows sooner how large the store is, it is here
-//! that an alarm NOSPACE is taken back; when, says [`AutoDisarm`].
+//! whoever got a reply finds the write in the view. Physical deletion after a compaction also runs here, because the backend
+//! has one writer; when, and how much at once, the Compactor says. And as nobody else knows sooner how large the store is, it
+//! is here that an alarm NOSPACE is taken back; when, says [`AutoDisarm`].
 
 mod stopwatch;
 
 use self::stopwatch::Stopwatch;
 use crate::actors::Tick;
+use crate::actors::compactor::{HistoryCompacted, PieceDeleted};
 use crate::actors::lease_keeper::LeasesChanged;
 use crate::actors::raft_node::{self, ConfChangeApplied, Propose};
 use crate::actors::snapshotter::{BackendDurable, CompactionFinished, CompactionScheduled};
 use crate::actors::watch_hub::StoreChanged;
 use crate::cast::{Published, Reply, RequestError};
 use crate::ids::{LogIndex, MemberId};
+use crate::mvcc::{Deleted, Left};
 use crate::process;
 use crate::quota::{AutoDisarm, Quota};
-use crate::state::{Alarm, AlarmChange, Applied, Machine, Outcome, View};
+use crate::state::{Alarm, AlarmChange, Applied, Machine, MembershipChanged, Outcome, View};
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::{Span, SpanContext};
 use actix::{Actor, Context, Handler, Message, Recipient};
+use castd_proto::castdpb::membership_change::Kind;
 use castd_proto::castdpb::{RaftRequest, SpaceRegained, raft_request::Op};
 use prost::Message as _;
 use raft::eraftpb::{Entry, EntryType};
@@ -38,6 +42,8 @@ use slog::Logger;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
+/// Compacted rows deleted at once, before the clock is looked at.
+const DELETED_AT_ONCE: usize = 32;
 /// How often the backend is asked what is durable and whether its own threads failed.
 const LOOK_AT_BACKEND_EVERY: Duration = Duration::from_secs(1);
 
@@ -56,12 +62,17 @@ pub struct Waiter {
     pub span: SpanContext,
 }
 
+/// Command, from the Compactor: delete rows that nobody can read any more, so many or for so long. Answered by
+/// [`PieceDeleted`].
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct DeletePiece {
+    pub rows_max: usize,
+    pub time_max: Duration,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Compacted rows deleted in one piece (`--compaction-batch-limit`).
-    pub deleted_rows_max: usize,
-    /// Time between two pieces (`--compaction-sleep-interval`).
-    pub delete_every: Duration,
     /// `--warning-apply-duration`.
     pub slow_apply: Duration,
     /// The Snapshotter is told how far the backend is after so many entries, too (`--snapshot-count`).
@@ -84,6 +95,8 @@ pub struct Links {
     pub compaction_scheduled: Recipient<CompactionScheduled>,
     pub compaction_finished: Recipient<CompactionFinished>,
     pub propose: Recipient<Propose>,
+    pub history_compacted: Recipient<HistoryCompacted>,
+    pub piece_deleted: Recipient<PieceDeleted>,
 }
 
 pub struct Applier {
@@ -93,7 +106,6 @@ pub struct Applier {
     settings: Settings,
     /// Requests that asked to wait until deleted revisions are gone from the backend.
     waiting_for_deletion: Vec<(Reply, Result<Outcome, RequestError>)>,
-    compacted_at: Duration,
     looked_at: Duration,
     looked_at_index: LogIndex,
     auto_disarm: AutoDisarm,
@@ -119,7 +131,6 @@ impl Applier {
             published,
             settings,
             waiting_for_deletion: Vec::new(),
-            compacted_at: Duration::ZERO,
             looked_at: Duration::ZERO,
             looked_at_index: LogIndex(0),
             auto_disarm: AutoDisarm::new(settings.quota, settings.auto_disarm),
@@ -172,8 +183,14 @@ impl Applier {
                 spans: spans.of_leases,
             });
         }
-        for change in applied.conf_changes {
-            self.links.conf_change_applied.do_send(ConfChangeApplied { change });
+        if applied.compacted.is_some() {
+            self.links.history_compacted.do_send(HistoryCompacted);
+        }
+        for changed in applied.membership {
+            self.log_membership(&changed);
+            if let Some(change) = changed.raft {
+                self.links.conf_change_applied.do_send(ConfChangeApplied { change });
+            }
         }
         self.links.applied.do_send(raft_node::Applied { index: self.machine.applied() });
 
@@ -184,6 +201,20 @@ impl Applier {
             } else {
                 waiter.reply.send(outcome);
             }
+        }
+        self.answer_after_deletion();
+    }
+
+    fn log_membership(&self, changed: &MembershipChanged) {
+        let (id, urls) = (MemberId(changed.member.id), changed.member.peer_urls.join(","));
+        match changed.kind {
+            Kind::Add => slog::info!(self.log, "added member"; "added-peer-id" => %id, "added-peer-peer-urls" => urls,
+                "added-peer-is-learner" => changed.member.is_learner),
+            Kind::Remove => slog::info!(self.log, "removed member"; "removed-remote-peer-id" => %id,
+                "removed-remote-peer-urls" => urls),
+            Kind::Update => slog::info!(self.log, "updated member"; "updated-remote-peer-id" => %id,
+                "updated-remote-peer-urls" => urls),
+            Kind::Promote => slog::info!(self.log, "promote member"; "promoted-member-id" => %id),
         }
     }
 
@@ -211,6 +242,29 @@ impl Applier {
         }
     }
 
+    /// Deletes a little at a time until the piece is done: how long a row takes is the backend's.
+    fn delete(&mut self, piece: DeletePiece) -> PieceDeleted {
+        let started = self.clock.now();
+        let (mut rows, mut index_took) = (0, Duration::ZERO);
+        let mut now = started;
+        loop {
+            let rows_max = DELETED_AT_ONCE.min(piece.rows_max - rows);
+            self.machine.sweep_compacted(rows_max);
+            index_took += self.clock.now().saturating_sub(now);
+            let deleted = match self.machine.delete_swept(rows_max) {
+                Ok(deleted) => deleted,
+                Err(error) => process::fatal(&self.log, &format!("compacted revisions could not be deleted: {error}")),
+            };
+            now = self.clock.now();
+            rows += deleted.rows;
+            let took = now.saturating_sub(started);
+            let is_over = deleted.left != Left::Rows || rows >= piece.rows_max || took >= piece.time_max;
+            if is_over || deleted.finished.is_some() {
+                return PieceDeleted { deleted: Deleted { rows, ..deleted }, took, index_took };
+            }
+        }
+    }
+
     fn show_alarm(&self, alarm: Alarm, is_on: i64) {
         self.metrics.server.alarms.with_label_values(&[&alarm.member.to_string(), &alarm.name()]).set(is_on);
     }
@@ -231,29 +285,12 @@ impl Applier {
         self.links.propose.do_send(Propose { data, kind, reply, span });
     }
 
-    /// Deletes one piece of what compactions left, when there is something and it is time.
-    fn delete_compacted(&mut self, now: Duration) {
-        if !self.machine.has_compacted_rows() {
+    /// Answers those who asked to wait until compacted revisions are gone, if they are.
+    fn answer_after_deletion(&mut self) {
+        if !self.waiting_for_deletion.is_empty() && !self.machine.has_compacted_rows() {
             for (reply, outcome) in self.waiting_for_deletion.drain(..) {
                 reply.send(outcome);
             }
-            return;
-        }
-        if now < self.compacted_at + self.settings.delete_every {
-            return;
-        }
-        self.compacted_at = now;
-        match self.machine.delete_compacted(self.settings.deleted_rows_max) {
-            Ok(deleted) => {
-                self.metrics.mvcc.db_compaction_keys.inc_by(deleted.rows as u64);
-                // The store has become smaller.
-                self.published.store(self.machine.view());
-                if let Some(revision) = deleted.finished {
-                    slog::info!(self.log, "finished scheduled compaction"; "compact-revision" => revision.0);
-                    self.links.compaction_finished.do_send(CompactionFinished);
-                }
-            }
-            Err(error) => process::fatal(&self.log, &format!("compacted revisions could not be deleted: {error}")),
         }
     }
 
@@ -298,7 +335,7 @@ impl SlicedSpans {
                     self.of_store.push(span.context());
                     self.of_leases.push(span.context());
                 }
-                Some(Ok(Outcome::Alarm(_) | Outcome::Done)) | None => {}
+                Some(Ok(Outcome::Alarm(_) | Outcome::Members(_) | Outcome::MembershipOvertaken | Outcome::Done)) | None => {}
                 Some(Err(error)) => span.error(error.to_string()),
             }
         }
@@ -314,6 +351,10 @@ impl Actor for Applier {
             slog::warn!(self.log, "an alarm is still on"; "alarm" => alarm.name(), "from" => %alarm.member);
             self.show_alarm(alarm, 1);
         }
+        if self.machine.has_compacted_rows() {
+            // The last life ended in the middle of it.
+            self.links.history_compacted.do_send(HistoryCompacted);
+        }
     }
 }
 
@@ -328,11 +369,27 @@ impl Handler<EntriesCommitted> for Applier {
     }
 }
 
+impl Handler<DeletePiece> for Applier {
+    type Result = ();
+
+    fn handle(&mut self, piece: DeletePiece, _: &mut Self::Context) {
+        let piece = self.delete(piece);
+        if piece.deleted.rows > 0 {
+            // The store has become smaller.
+            self.published.store(self.machine.view());
+        }
+        self.links.piece_deleted.do_send(piece);
+        if piece.deleted.finished.is_some() {
+            self.links.compaction_finished.do_send(CompactionFinished);
+        }
+        self.answer_after_deletion();
+    }
+}
+
 impl Handler<Tick> for Applier {
     type Result = ();
 
     fn handle(&mut self, tick: Tick, _: &mut Self::Context) {
-        self.delete_compacted(tick.now);
         self.disarm(tick.now);
         if tick.now >= self.looked_at + LOOK_AT_BACKEND_EVERY {
             self.looked_at = tick.now;

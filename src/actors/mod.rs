@@ -8,7 +8,8 @@
 //!   │                 Applied──┼─┘ ▼
 //!   │                          └─ Applier ──StoreChanged──▶ WatchHub ──events──▶ client streams
 //!   │                              │ └──BackendDurable──▶ Snapshotter ──TruncateLog──▶ LogWriter
-//!   └──KeepAlive──▶ LeaseKeeper ◀──LeaseGranted, LeaseRevoked
+//!   │                              └──HistoryCompacted──▶ Compactor ──DeletePiece──▶ Applier
+//!   └──KeepAlive──▶ LeaseKeeper ◀──LeasesChanged── Applier
 //!                      └──LeasesExpired──▶ RaftNode
 //! ```
 //!
@@ -16,6 +17,7 @@
 //! limited at the edge, by permits taken before a message is sent (`cast.rs`).
 
 pub mod applier;
+pub mod compactor;
 pub mod lease_keeper;
 pub mod log_writer;
 pub mod peer_links;

@@ -16,11 +16,11 @@ use crate::actors::snapshotter::LogCut;
 use crate::cast::{Published, Reply, RequestError};
 use crate::ids::{LeaseId, LogIndex, MemberId, RequestId, Term};
 use crate::lease::Grant;
-use crate::raft::node::{Effect, Node, Proposal, READ_RETRY, RaftError, Status};
+use crate::raft::node::{Effect, MemberProgress, Node, Proposal, READ_RETRY, RaftError, Status};
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::{Span, SpanContext};
-use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient};
+use actix::{Actor, AsyncContext, Context, Handler, Message, MessageResult, Recipient};
 use bytes::Bytes;
 use castd_proto::castdpb;
 use prost::Message as _;
@@ -53,6 +53,14 @@ pub struct Propose {
 #[rtype(result = "()")]
 pub struct ReadIndex {
     pub reads: Vec<Read>,
+}
+
+/// Query: how much of the log does this member have?
+#[derive(Debug, Message)]
+#[rtype(result = "MemberProgress")]
+pub struct LookUpProgress {
+    pub member: MemberId,
+    pub span: SpanContext,
 }
 
 /// One client's read.
@@ -332,6 +340,9 @@ impl RaftNode {
         let before = self.told.replace(status);
         self.published.store(status);
         self.metrics.server.proposals_committed.set(status.committed.0 as i64);
+        if before.is_some_and(|before| before.is_learner) != status.is_learner {
+            self.metrics.server.is_learner.set(i64::from(status.is_learner));
+        }
         if before.is_some_and(|before| before.term == status.term && before.leader == status.leader) {
             return;
         }
@@ -430,6 +441,15 @@ impl Handler<ReadIndex> for RaftNode {
         let request = self.wait(Waiting::Reads(reads));
         self.node.read_index(now, request);
         self.batch(0, now, context);
+    }
+}
+
+impl Handler<LookUpProgress> for RaftNode {
+    type Result = MessageResult<LookUpProgress>;
+
+    fn handle(&mut self, query: LookUpProgress, _: &mut Self::Context) -> Self::Result {
+        let _span = query.span.child("RaftNode");
+        MessageResult(self.node.progress_of(query.member))
     }
 }
 

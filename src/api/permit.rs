@@ -50,6 +50,12 @@ pub fn authorize(caller: &Caller, rpc: Rpc) -> Result<Permit, RequestError> {
     }
 }
 
+/// What a member that only learns answers: everything else would be stale, or needs a vote. Of ranges it answers the
+/// serializable ones; that is for the handler to see in the request.
+pub fn answers_as_learner(rpc: Rpc) -> bool {
+    matches!(rpc, Rpc::KvRange | Rpc::MaintenanceStatus | Rpc::MaintenanceSnapshot)
+}
+
 /// What etcd 3.7 asks for. No `_`: a new call does not compile until somebody decides.
 pub fn needs(rpc: Rpc) -> Needs {
     match rpc {

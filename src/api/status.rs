@@ -6,6 +6,7 @@
 use crate::actors::snapshotter::ExportError;
 use crate::cast::RequestError;
 use crate::lease::LeaseError;
+use crate::membership::MembershipError;
 use crate::membership::downgrade::DowngradeError;
 use crate::mvcc::{MvccError, RequestError as CheckError};
 use crate::queue::QueueError;
@@ -192,6 +193,18 @@ impl From<&RequestError> for Wire {
                 LeaseError::Exists => EtcdError::LeaseExist,
                 LeaseError::TtlTooLarge => EtcdError::LeaseTtlTooLarge,
             },
+            RequestError::Membership(error) => match error {
+                MembershipError::BadUrls => EtcdError::MemberBadUrls,
+                MembershipError::NotEnoughStarted | MembershipError::LastVoter => EtcdError::MemberNotEnoughStarted,
+                MembershipError::Unhealthy => EtcdError::Unhealthy,
+                MembershipError::NotFound | MembershipError::Removed => EtcdError::MemberNotFound,
+                MembershipError::IdExists => EtcdError::MemberExist,
+                MembershipError::PeerUrlExists => EtcdError::PeerUrlExist,
+                MembershipError::TooManyLearners => EtcdError::TooManyLearners,
+                MembershipError::NotLearner => EtcdError::MemberNotLearner,
+                MembershipError::LearnerNotReady => EtcdError::LearnerNotReady,
+            },
+            RequestError::NotSupportedForLearner => EtcdError::NotSupportedForLearner,
             RequestError::Downgrade(error) => match error {
                 DowngradeError::BadFormat => EtcdError::WrongDowngradeVersionFormat,
                 DowngradeError::NoClusterVersion => EtcdError::ClusterVersionUnavailable,

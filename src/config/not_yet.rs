@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::state::{GATES_WITHOUT_EFFECT, WITHOUT_EFFECT};
-use super::typed::{AutoCompaction, Config, InitialClusterState, PEER_TIMEOUT_MIN_NANOS};
+use super::typed::{Config, InitialClusterState, PEER_TIMEOUT_MIN_NANOS};
 use crate::membership::urls::UrlSet;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +105,6 @@ const REFUSED: &[(&str, Asked, &str)] = &[
 #[rustfmt::skip]
 const IGNORED: &[(&str, Asked, &str)] = &[
     ("enable-v2", |c| c.enable_v2, "the v2 API is not served yet"),
-    ("auto-compaction-retention", |c| c.auto_compaction != AutoCompaction::Off, "history is not compacted by itself yet; compact it by hand"),
     ("corrupt-check-time", |c| !c.corrupt_check_time.is_zero(), NO_COMPARING),
     ("compact-hash-check-time", |c| c.compact_hash_check_time != Duration::from_mins(1), NO_COMPARING),
     ("downgrade-check-time", |c| c.downgrade_check_time != Duration::from_secs(5), "a member's data is never converted for the release before, so nothing is looked at"),
@@ -186,7 +185,6 @@ mod tests {
                 "listen-peer-urls",
                 Severity::Refuse,
             ),
-            (&["--auto-compaction-retention=1"], "auto-compaction-retention", Severity::Warn),
             (&["--corrupt-check-time=1m"], "corrupt-check-time", Severity::Warn),
             (&["--enable-pprof"], "enable-pprof", Severity::WithoutEffect),
             (&["--initial-election-tick-advance=false"], "initial-election-tick-advance", Severity::Warn),

@@ -69,7 +69,6 @@ const BELONGS_TO: &[(&str, &str)] = &[
     ("discovery-config.client.auth.token", "discovery-endpoints"),
     ("discovery-srv-name", "discovery-srv"),
     ("log-rotation-config-json", "enable-log-rotation"),
-    ("auto-compaction-mode", "auto-compaction-retention"),
 ];
 
 /// Refused for some of their values only.

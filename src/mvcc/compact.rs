@@ -29,6 +29,24 @@ pub const SCHEDULED_ROW: &str = "scheduledCompactRev";
 /// Row of the table `Meta`: below this everything that cannot be read has been deleted.
 pub const FINISHED_ROW: &str = "finishedCompactRev";
 
+/// One piece of physical deletion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deleted {
+    pub rows: usize,
+    /// Of what was compacted up to here nothing is left.
+    pub finished: Option<Revision>,
+    pub left: Left,
+}
+
+/// What compactions have left to delete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    Nothing,
+    Rows,
+    /// Somebody holds a view that may still read them.
+    HeldByViews,
+}
+
 /// Views taken between two compactions share one.
 #[derive(Debug, Default)]
 pub(super) struct Epoch;
@@ -96,11 +114,10 @@ impl Compaction {
         self.pass.as_ref().map_or(0, |pass| pass.doomed_bytes)
     }
 
-    /// Forgets a bounded part of what cannot be read any more. The batch deletes at most `rows_max` rows, which take so many
-    /// bytes; it is empty while views from before the compaction are held.
-    pub(super) fn step(&mut self, tree: &mut Tree, rows_max: usize) -> (WriteBatch, u64) {
-        let mut batch = WriteBatch::new();
-        let Some(mut pass) = self.pass.take().or_else(|| self.next_pass()) else { return (batch, 0) };
+    /// Lets the index forget a bounded part of what cannot be read any more; nothing while views from before the compaction
+    /// are held.
+    pub(super) fn sweep(&mut self, tree: &mut Tree, rows_max: usize) {
+        let Some(mut pass) = self.pass.take().or_else(|| self.next_pass()) else { return };
         let rows_max = rows_max.max(1);
         if !pass.is_swept && pass.doomed.len() < rows_max {
             let mut sweep = Sweep::new(pass.revision, rows_max - pass.doomed.len());
@@ -109,18 +126,36 @@ impl Compaction {
             pass.doomed_bytes += bytes_of(&sweep.doomed);
             pass.doomed.extend(sweep.doomed);
         }
-        let mut rows: Vec<Doomed> = pass.doomed.drain(..rows_max.min(pass.doomed.len())).collect();
-        rows.sort_unstable();
-        rows.iter().for_each(|doomed| batch.delete(Table::Kv, doomed.row.encode().to_vec()));
-        let bytes = bytes_of(&rows);
-        pass.doomed_bytes -= bytes;
-        if pass.is_swept && pass.doomed.is_empty() {
-            self.finished = pass.revision;
-            save_revision(&mut batch, FINISHED_ROW, pass.revision);
-        } else {
-            self.pass = Some(pass);
+        self.pass = Some(pass);
+    }
+
+    /// A batch that deletes at most `rows_max` rows of those that the index has forgotten, and the bytes they take.
+    pub(super) fn delete(&mut self, rows_max: usize) -> (WriteBatch, u64, Deleted) {
+        let mut batch = WriteBatch::new();
+        let (mut bytes, mut finished) = (0, None);
+        if let Some(pass) = &mut self.pass {
+            let mut rows: Vec<Doomed> = pass.doomed.drain(..rows_max.max(1).min(pass.doomed.len())).collect();
+            rows.sort_unstable();
+            rows.iter().for_each(|doomed| batch.delete(Table::Kv, doomed.row.encode().to_vec()));
+            bytes = bytes_of(&rows);
+            pass.doomed_bytes -= bytes;
+            if pass.is_swept && pass.doomed.is_empty() {
+                self.finished = pass.revision;
+                finished = Some(Revision(pass.revision));
+                self.pass = None;
+            }
         }
-        (batch, bytes)
+        let rows = batch.ops().len();
+        if finished.is_some() {
+            save_revision(&mut batch, FINISHED_ROW, self.finished);
+        }
+        let left = match &self.pass {
+            Some(_) => Left::Rows,
+            None if self.waiting.is_empty() => Left::Nothing,
+            None if finished.is_some() => Left::Rows,
+            None => Left::HeldByViews,
+        };
+        (batch, bytes, Deleted { rows, finished, left })
     }
 
     /// The latest compaction that no view is in the way of. It does the work of those before it.

@@ -41,7 +41,7 @@ mod view;
 mod tests;
 
 pub use changes::{CatchUp, Changes, Event, EventKind};
-pub use compact::{FINISHED_ROW, SCHEDULED_ROW};
+pub use compact::{Deleted, FINISHED_ROW, Left, SCHEDULED_ROW};
 pub use compaction_hashes::{Compacted, CompactionHashes};
 pub use counts::OpCounts;
 pub use error::{MvccError, RequestError, StoreError};

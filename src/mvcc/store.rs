@@ -9,13 +9,13 @@
 use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
-use castd_backend_api::{Backend, Op, Table, WriteBatch};
+use castd_backend_api::{Backend, Table, WriteBatch};
 
 use crate::ids::{LeaseId, Revision};
 
 use super::{
     RowKey, Slice, StoreError, View,
-    compact::{Compaction, load_revision},
+    compact::{Compaction, Deleted, load_revision},
     index::{Loader, Tree, Version},
     row,
 };
@@ -134,18 +134,33 @@ impl Store {
         self.compaction.is_pending()
     }
 
-    /// Deletes at most `rows_max` of them and says how many; none while views from before the compaction are held. To be
-    /// called between slices, a piece at a time.
+    /// Lets the index forget about so many of them, or as many as a short look finds; none while views from before the
+    /// compaction are held. To be called between slices, a piece at a time, each time followed by
+    /// [`Store::delete_swept`].
+    pub fn sweep_compacted(&mut self, rows_max: usize) {
+        self.compaction.sweep(&mut self.tree, rows_max);
+    }
+
+    /// Deletes at most `rows_max` rows of those that the index has forgotten.
     ///
     /// # Errors
     /// When the backend fails: the process has to end, the index has forgotten the rows already.
-    pub fn delete_compacted(&mut self, rows_max: usize) -> Result<usize, StoreError> {
-        let (batch, bytes) = self.compaction.step(&mut self.tree, rows_max);
+    pub fn delete_swept(&mut self, rows_max: usize) -> Result<Deleted, StoreError> {
+        let (batch, bytes, deleted) = self.compaction.delete(rows_max);
         if !batch.is_empty() {
             self.backend.write(&batch)?;
         }
         self.bytes -= bytes;
-        Ok(batch.ops().iter().filter(|op| matches!(op, Op::Delete { .. })).count())
+        Ok(deleted)
+    }
+
+    /// Both, one after the other.
+    ///
+    /// # Errors
+    /// As [`Store::delete_swept`].
+    pub fn delete_compacted(&mut self, rows_max: usize) -> Result<Deleted, StoreError> {
+        self.sweep_compacted(rows_max);
+        self.delete_swept(rows_max)
     }
 }
 

@@ -17,6 +17,7 @@
 //! It does not touch a disk, a socket or a clock, and does not know what an entry means.
 
 use crate::ids::{LogIndex, MemberId, RequestId, Term};
+use crate::membership::checks::Progress;
 use crate::raft::terms::LogPosition;
 use crate::raft::window::Window;
 use bytes::Bytes;
@@ -75,7 +76,18 @@ pub struct Status {
     /// `None` while no leader is known.
     pub leader: Option<MemberId>,
     pub is_leader: bool,
+    /// It does not vote.
+    pub is_learner: bool,
     pub committed: LogIndex,
+}
+
+/// What this member knows of how much of the log another one has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberProgress {
+    /// Only the leader knows.
+    NotLeader,
+    NoMember,
+    At(Progress),
 }
 
 /// One write of the log. Everything in it is durable before [`Node::log_persisted`] is called with its number.
@@ -168,6 +180,9 @@ pub struct Node {
     raft: RawNode<Window>,
     settings: Settings,
     queue: VecDeque<Queued>,
+    /// Changes of the membership wait apart. Raft takes one at a time: another one before that is applied would silently
+    /// become an empty entry.
+    membership_queue: VecDeque<Queued>,
     pending: VecDeque<Pending>,
     uncommitted_bytes: usize,
     log_writes: VecDeque<LogWrite>,
@@ -218,6 +233,7 @@ impl Node {
             raft,
             settings,
             queue: VecDeque::new(),
+            membership_queue: VecDeque::new(),
             pending: VecDeque::new(),
             uncommitted_bytes: 0,
             log_writes: VecDeque::new(),
@@ -245,6 +261,7 @@ impl Node {
             term: Term(raft.term),
             leader: (raft.leader_id != raft::INVALID_ID).then_some(MemberId(raft.leader_id)),
             is_leader: raft.state == StateRole::Leader,
+            is_learner: !raft.promotable() && raft.prs().conf().learners().contains(&raft.id),
             committed: LogIndex(raft.raft_log.committed),
         }
     }
@@ -260,7 +277,22 @@ impl Node {
 
     pub fn propose(&mut self, now: Duration, proposal: Proposal) {
         let deadline = now + self.settings.request_timeout;
-        self.queue.push_back(Queued { proposal, deadline });
+        let queue = match proposal.kind {
+            EntryType::EntryNormal => &mut self.queue,
+            EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => &mut self.membership_queue,
+        };
+        queue.push_back(Queued { proposal, deadline });
+    }
+
+    pub fn progress_of(&self, member: MemberId) -> MemberProgress {
+        if !self.is_leader() {
+            return MemberProgress::NotLeader;
+        }
+        let matched = |id| self.raft.raft.prs().get(id).map(|progress| LogIndex(progress.matched));
+        match (matched(member.0), matched(self.settings.id.0)) {
+            (Some(matched), Some(leader_matched)) => MemberProgress::At(Progress { matched, leader_matched }),
+            _ => MemberProgress::NoMember,
+        }
     }
 
     /// The newest request that is in raft's log and not yet committed. Those before it got there first.
@@ -397,15 +429,19 @@ impl Node {
 
     fn propose_queued(&mut self, effects: &mut Vec<Effect>) {
         // While leadership moves away raft would refuse them.
-        if self.queue.is_empty() || !self.is_leader() || self.raft.raft.lead_transferee.is_some() {
+        let is_leading = self.is_leader() && self.raft.raft.lead_transferee.is_none();
+        if (self.queue.is_empty() && self.membership_queue.is_empty()) || !is_leading {
             return;
         }
+        let mut may_change_membership = !self.raft.raft.has_pending_conf();
         let mut entries = Vec::with_capacity(self.queue.len());
         let first_pending = self.pending.len();
         let term = self.raft.raft.term;
         let mut index = self.raft.raft.raft_log.last_index();
         while self.uncommitted_bytes < UNCOMMITTED_BYTES_MAX {
-            let Some(Queued { proposal, deadline }) = self.queue.pop_front() else { break };
+            let change = if may_change_membership { self.membership_queue.pop_front() } else { None };
+            may_change_membership = false;
+            let Some(Queued { proposal, deadline }) = change.or_else(|| self.queue.pop_front()) else { break };
             index += 1;
             let bytes = proposal.data.len();
             self.uncommitted_bytes += bytes;
@@ -562,8 +598,10 @@ impl Node {
 
     fn expire(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         let mut failed = |request| effects.push(Effect::Failed(request, RaftError::Timeout));
-        while let Some(queued) = self.queue.pop_front_if(|queued| queued.deadline <= now) {
-            failed(queued.proposal.request);
+        for queue in [&mut self.queue, &mut self.membership_queue] {
+            while let Some(queued) = queue.pop_front_if(|queued| queued.deadline <= now) {
+                failed(queued.proposal.request);
+            }
         }
         while let Some(pending) = self.pending.pop_front_if(|pending| pending.deadline <= now) {
             self.uncommitted_bytes -= pending.bytes;

@@ -129,8 +129,11 @@ impl Window {
         self.hard_state.commit = self.hard_state.commit.max(applied);
     }
 
+    /// What nobody has begun to read from the disk is forgotten: it may be for a member that is gone, and for all others
+    /// raft asks again.
     pub fn set_conf_state(&mut self, conf_state: ConfState) {
         self.conf_state = conf_state;
+        self.wanted.get_mut().fetches.retain(|_, fetch| fetch.taken);
     }
 
     /// Forgets the entries up to `index`; they can be had from the disk. To be bounded by what is applied, what is durable

@@ -11,17 +11,18 @@ use crate::ids::{LeaseId, LogIndex, MemberId, Revision, Term};
 use crate::lease::{Grant, LeaseTable, LeaseTableError};
 use crate::membership::downgrade::{self, Release};
 use crate::membership::members::Members;
-use crate::mvcc::{Changes, Compacted, MvccError, OpCounts, Slice, Store, StoreError};
+use crate::mvcc::{Changes, Compacted, Deleted, MvccError, OpCounts, Slice, Store, StoreError};
 use crate::quota::{self, Quota, Shortage, cost};
 use crate::state::alarms::{Alarm, Alarms, Fence, Raised};
+use crate::state::membership::{self, MembersInSlice, MembershipChanged};
 use crate::state::rows::{self, AppliedPosition};
 use crate::state::{Outcome, View};
 use crate::telemetry::metrics::RequestKind;
 use castd_backend_api::{Backend, BackendError, Table};
-use castd_proto::castdpb::{ConfChange, ConfChangeV2, MembershipChange, RaftRequest, raft_request::Op};
+use castd_proto::castdpb::{RaftRequest, raft_request::Op};
 use castd_proto::etcdserverpb::{self as pb, alarm_request::AlarmAction};
 use prost::Message as _;
-use raft::eraftpb::{self, ConfState, Entry, EntryType};
+use raft::eraftpb::{ConfState, Entry, EntryType};
 use std::sync::Arc;
 
 /// What ends a member: nothing in here is the fault of a request.
@@ -72,7 +73,7 @@ pub struct Applied {
     /// Entries that were carried out and went beyond this member's own quota, by place in the slice. Other members have
     /// quotas of their own, so nothing in the state follows from it.
     pub over_quota: Vec<(usize, Shortage)>,
-    pub conf_changes: Vec<eraftpb::ConfChangeV2>,
+    pub membership: Vec<MembershipChanged>,
     pub counts: OpCounts,
 }
 
@@ -88,14 +89,6 @@ pub trait Observer {
 impl Observer for () {
     fn applied(&mut self, _: usize, _: Option<RequestKind>, _: &Result<Outcome, RequestError>) {}
     fn written(&mut self) {}
-}
-
-/// One piece of physical deletion.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Deleted {
-    pub rows: usize,
-    /// Nothing compacted up to here is left.
-    pub finished: Option<Revision>,
 }
 
 pub struct Machine {
@@ -120,11 +113,17 @@ impl Machine {
     pub fn open(backend: Arc<dyn Backend>) -> Result<Self, StateError> {
         let mut store = Store::open(Arc::clone(&backend))?;
         let leases = LeaseTable::open(backend.as_ref(), store.take_attached())?;
+        let members = rows::read_members(backend.as_ref())?;
+        let conf_state = rows::read_conf_state(backend.as_ref())?;
+        if conf_state != rows::conf_state_of(&members) {
+            // Written in one batch, always: one of the two is damaged.
+            return Err(StateError::BadRow { table: Table::Member });
+        }
         Ok(Machine {
             leases,
             alarms: Alarms::open(backend.as_ref())?,
-            members: Arc::new(rows::read_members(backend.as_ref())?),
-            conf_state: rows::read_conf_state(backend.as_ref())?,
+            members: Arc::new(members),
+            conf_state,
             cluster_version: rows::read_cluster_version(backend.as_ref())?,
             downgrade: rows::read_downgrade(backend.as_ref())?,
             applied: AppliedPosition::read(backend.as_ref())?,
@@ -221,16 +220,17 @@ impl Machine {
                     };
                     step.carry_out(request)?
                 }
-                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
-                    let (change, membership) = conf_change(entry)?;
-                    if let Some(row) = membership.and_then(|change| Arc::make_mut(&mut self.members).change(&change)) {
-                        rows::put_member(slice.batch(), &row);
+                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => match membership::change_of(entry)? {
+                    Some(change) => {
+                        let mut table = MembersInSlice {
+                            members: &mut self.members,
+                            conf_state: &mut self.conf_state,
+                            batch: slice.batch(),
+                        };
+                        table.change(LogIndex(entry.index), &change, &mut applied.membership)
                     }
-                    self.conf_state = conf_state_after(&self.conf_state, &change);
-                    rows::put_conf_state(slice.batch(), &self.conf_state);
-                    applied.conf_changes.push(change);
-                    Ok(Outcome::Done)
-                }
+                    None => Ok(Outcome::Done),
+                },
             };
             observer.applied(place, kind, &outcome);
             applied.outcomes.push(outcome);
@@ -249,14 +249,25 @@ impl Machine {
         self.store.has_compacted_rows()
     }
 
-    /// Deletes up to `rows_max` of them, once no view can read them.
+    /// Lets the index forget a piece of them, once no view can read them. [`Machine::delete_swept`] deletes it.
+    pub fn sweep_compacted(&mut self, rows_max: usize) {
+        self.store.sweep_compacted(rows_max);
+    }
+
+    /// Deletes what the index has forgotten, up to `rows_max` rows.
+    ///
+    /// # Errors
+    /// When the backend fails.
+    pub fn delete_swept(&mut self, rows_max: usize) -> Result<Deleted, StoreError> {
+        self.store.delete_swept(rows_max)
+    }
+
+    /// Both, one after the other.
     ///
     /// # Errors
     /// When the backend fails.
     pub fn delete_compacted(&mut self, rows_max: usize) -> Result<Deleted, StoreError> {
-        let rows = self.store.delete_compacted(rows_max)?;
-        let finished = (!self.store.has_compacted_rows()).then(|| self.store.finished_compact_revision());
-        Ok(Deleted { rows, finished })
+        self.store.delete_compacted(rows_max)
     }
 }
 
@@ -452,45 +463,4 @@ impl Step<'_, '_> {
     fn header(&self) -> pb::ResponseHeader {
         pb::ResponseHeader { revision: self.slice.revision().0, ..Default::default() }
     }
-}
-
-/// Reads a membership entry with prost: rust-protobuf's decoder is not to be trusted with what came over a network.
-fn conf_change(entry: &Entry) -> Result<(eraftpb::ConfChangeV2, Option<MembershipChange>), StateError> {
-    let bad = |source| StateError::BadEntry { index: entry.index, source };
-    let (changes, context) = if entry.get_entry_type() == EntryType::EntryConfChange {
-        let change = ConfChange::decode(entry.data.clone()).map_err(bad)?;
-        (vec![(change.change_type, change.node_id)], change.context)
-    } else {
-        let change = ConfChangeV2::decode(entry.data.clone()).map_err(bad)?;
-        (change.changes.iter().map(|single| (single.change_type, single.node_id)).collect(), change.context)
-    };
-    let membership = if context.is_empty() { None } else { Some(MembershipChange::decode(context).map_err(bad)?) };
-    let mut change = eraftpb::ConfChangeV2::default();
-    for (kind, node_id) in changes {
-        let mut single = eraftpb::ConfChangeSingle { node_id, ..Default::default() };
-        single.set_change_type(match kind {
-            1 => eraftpb::ConfChangeType::RemoveNode,
-            2 => eraftpb::ConfChangeType::AddLearnerNode,
-            _ => eraftpb::ConfChangeType::AddNode,
-        });
-        change.mut_changes().push(single);
-    }
-    Ok((change, membership))
-}
-
-/// One change at a time, never a joint configuration: voters and learners follow directly.
-fn conf_state_after(before: &ConfState, change: &eraftpb::ConfChangeV2) -> ConfState {
-    let mut after = before.clone();
-    for single in change.get_changes() {
-        after.voters.retain(|id| *id != single.node_id);
-        after.learners.retain(|id| *id != single.node_id);
-        match single.get_change_type() {
-            eraftpb::ConfChangeType::AddNode => after.voters.push(single.node_id),
-            eraftpb::ConfChangeType::AddLearnerNode => after.learners.push(single.node_id),
-            eraftpb::ConfChangeType::RemoveNode => {}
-        }
-    }
-    after.voters.sort_unstable();
-    after.learners.sort_unstable();
-    after
 }

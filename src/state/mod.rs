@@ -11,6 +11,7 @@
 pub mod alarms;
 mod hash;
 mod machine;
+mod membership;
 pub mod portable;
 mod rows;
 #[cfg(test)]
@@ -19,7 +20,8 @@ mod view;
 
 pub use alarms::{Alarm, Alarms, Raised};
 pub use hash::hash;
-pub use machine::{AlarmChange, Applied, Deleted, LeaseChange, Machine, Observer, StateError};
+pub use machine::{AlarmChange, Applied, LeaseChange, Machine, Observer, StateError};
+pub use membership::{MembershipChanged, membership_entry};
 pub use rows::AppliedPosition;
 pub use view::{Size, View};
 
@@ -35,6 +37,11 @@ pub enum Outcome {
     LeaseGrant(pb::LeaseGrantResponse),
     LeaseRevoke(pb::LeaseRevokeResponse),
     Alarm(pb::AlarmResponse),
+    /// The members after a change of them.
+    Members(Vec<pb::Member>),
+    /// Another change of the membership came between the checks of this one and its place in the log: nothing was done, and
+    /// it is to be checked again.
+    MembershipOvertaken,
     /// A request that answers nothing: attributes of a member, the cluster version, a checkpoint, a shortage, a raft entry of
     /// its own.
     Done,

@@ -5,6 +5,7 @@
 //! | Meta   | `applied`           | index, term: 8 bytes each, big-endian           |
 //! | Meta   | `conf_state`        | `castdpb.ConfStateRow`                          |
 //! | Meta   | `cluster_version`   | text                                            |
+//! | Meta   | `members_changed`   | index of the last change, 8 bytes, big-endian    |
 //! | Meta   | `downgrade`         | text: the target; only while one is under way   |
 //! | Member | id, 8 bytes         | `etcdserverpb.Member`, empty if removed for good |
 //! | Lease  | see `lease`         | `castdpb.LeaseRow`                              |
@@ -26,6 +27,7 @@ use std::ops::ControlFlow;
 const APPLIED: &[u8] = b"applied";
 const CONF_STATE: &[u8] = b"conf_state";
 const CLUSTER_VERSION: &[u8] = b"cluster_version";
+const MEMBERS_CHANGED: &[u8] = b"members_changed";
 const DOWNGRADE: &[u8] = b"downgrade";
 
 /// Index and term of the last applied entry.
@@ -134,7 +136,28 @@ pub fn put_member(batch: &mut WriteBatch, row: &MemberRow) {
     batch.put(Table::Member, id.to_be_bytes().to_vec(), value);
 }
 
+pub fn put_members_changed(batch: &mut WriteBatch, index: LogIndex) {
+    batch.put(Table::Meta, MEMBERS_CHANGED, index.0.to_be_bytes().to_vec());
+}
+
+/// 0 if there is no such row: no change was ever checked against a later index.
+fn read_members_changed(backend: &dyn Backend) -> Result<LogIndex, StateError> {
+    let Some(row) = backend.get(Table::Meta, MEMBERS_CHANGED)? else { return Ok(LogIndex(0)) };
+    let index = row.as_ref().try_into().map(u64::from_be_bytes);
+    index.map(LogIndex).map_err(|_| StateError::BadRow { table: Table::Meta })
+}
+
+/// Who votes and who learns: raft's configuration follows from the table of members, and from nothing else.
+pub fn conf_state_of(members: &Members) -> ConfState {
+    ConfState {
+        voters: members.voters().map(|member| member.id).collect(),
+        learners: members.learners().map(|member| member.id).collect(),
+        ..Default::default()
+    }
+}
+
 pub fn read_members(backend: &dyn Backend) -> Result<Members, StateError> {
+    let changed_at = read_members_changed(backend)?;
     let mut rows = Vec::new();
     let mut damaged = false;
     backend.scan(Table::Member, b"", b"", &mut |key, value| {
@@ -146,7 +169,7 @@ pub fn read_members(backend: &dyn Backend) -> Result<Members, StateError> {
         rows.extend(row);
         ControlFlow::Continue(())
     })?;
-    if damaged { Err(StateError::BadRow { table: Table::Member }) } else { Ok(Members::restore(rows)) }
+    if damaged { Err(StateError::BadRow { table: Table::Member }) } else { Ok(Members::restore(rows, changed_at)) }
 }
 
 /// Every row of the tables beside the key space, as of `view`, for a portable snapshot.
@@ -157,6 +180,7 @@ pub fn snapshot_rows(view: &View) -> Vec<Op> {
     if let Some(version) = &view.cluster_version {
         put_cluster_version(&mut batch, version);
     }
+    put_members_changed(&mut batch, view.members.changed_at());
     if let Some(target) = &view.downgrade {
         put_downgrade(&mut batch, Some(target));
     }

@@ -146,7 +146,7 @@ pub struct LogGuard {
 }
 
 /// How long the end of the process may wait for an output that takes nothing.
-const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 
 impl Drop for LogGuard {
     fn drop(&mut self) {

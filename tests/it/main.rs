@@ -10,7 +10,10 @@
 //!   restart.rs      what is still there after a stop and after a kill
 //!   durability/     the same a hundred times over, under load
 //!   fsync.rs        a disk that fails
+//!   logs.rs         what is slow, how it starts and stops, files that are full
+//!   metrics/        what is counted, and under which names
 //!   tracing.rs      what a collector hears of one request
+//!   gateway/        the same API as JSON, by curl, by WebSocket, and next to etcd's gateway
 //!   process/ http   flags, files, signals, exit codes; the client port spoken to by other than gRPC
 //!   listeners.rs    unix sockets, ports for HTTP or metrics alone, descriptors
 //!   hostile/        floods, half requests, nonsense: and a bystander who must not notice
@@ -22,19 +25,24 @@
 
 mod harness;
 
+mod compaction;
 mod differential;
 mod durability;
 mod elections;
 mod etcdctl;
 mod fsync;
+mod gateway;
 mod hostile;
 mod http;
 mod kv;
 mod lease;
 mod listeners;
 mod locks;
+mod logs;
 mod maintenance;
 mod members;
+mod membership;
+mod metrics;
 mod process;
 mod quota;
 mod restart;

@@ -52,6 +52,7 @@ fn acknowledged_writes_survive_every_crash_under_every_seed() {
         assert!(total.reads >= 5_000, "{total:?}");
         assert!(total.log_cuts >= 200, "{total:?}");
         assert!(total.compactions >= 200, "{total:?}");
+        assert!(total.membership_changes >= 500, "{total:?}");
     }
 }
 

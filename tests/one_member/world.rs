@@ -2,25 +2,28 @@
 
 use crate::backend::ForgetfulBackend;
 use bytes::Bytes;
+use castd::cast::RequestError;
 use castd::ids::{LogIndex, MemberId, RequestId, Revision};
 use castd::raft::log::{LogStore, LogWrite, MemoryLog};
 use castd::raft::node::{AppendLog, CommittedEntry, Effect, Node, Proposal, Settings, TICK};
 use castd::raft::terms::LogPosition;
 use castd::recovery::{self, RecoveryError};
-use castd::state::{Machine, Outcome};
+use castd::state::{Machine, Outcome, membership_entry};
 use castd_backend_api::Backend;
-use castd_proto::castdpb::{RaftRequest, raft_request::Op};
+use castd_proto::castdpb::{MembershipChange, RaftRequest, membership_change::Kind, raft_request::Op};
 use castd_proto::etcdserverpb as pb;
 use prost::Message as _;
-use raft::eraftpb::EntryType;
+use raft::eraftpb::{ConfChangeV2, ConfState, EntryType};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 const MEMBER: MemberId = MemberId(0x8e9e_05c5_2164_694d);
 const KEYS: u32 = 12;
+/// Ids below this one are learners'.
+const LEARNERS: u64 = 12;
 
 /// What a run did, to be sure that it did something.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,6 +35,7 @@ pub struct Summary {
     pub batches_lost: u64,
     pub log_cuts: u64,
     pub compactions: u64,
+    pub membership_changes: u64,
 }
 
 impl Summary {
@@ -43,6 +47,7 @@ impl Summary {
         self.batches_lost += other.batches_lost;
         self.log_cuts += other.log_cuts;
         self.compactions += other.compactions;
+        self.membership_changes += other.membership_changes;
     }
 }
 
@@ -50,6 +55,8 @@ impl Summary {
 enum Mail {
     LogPersisted(u64),
     Applied(LogIndex),
+    /// And the configuration that it has to lead to.
+    ConfChange(ConfChangeV2, ConfState),
     LogCut(LogPosition),
 }
 
@@ -68,6 +75,7 @@ struct Running {
 /// A request under way.
 enum Asked {
     Write { put: Option<(Bytes, Bytes)> },
+    Membership(MembershipChange),
     Read { key: Bytes, newest_acknowledged: i64 },
 }
 
@@ -93,6 +101,8 @@ pub struct World {
     acknowledged: BTreeMap<i64, (Bytes, Bytes)>,
     newest_acknowledged: i64,
     compacted: i64,
+    /// Members whose removal was acknowledged.
+    removed: BTreeSet<MemberId>,
     trace: Vec<String>,
     summary: Summary,
 }
@@ -112,6 +122,7 @@ impl World {
             acknowledged: BTreeMap::new(),
             newest_acknowledged: 1,
             compacted: 0,
+            removed: BTreeSet::new(),
             trace: Vec::new(),
             summary: Summary::default(),
         };
@@ -204,7 +215,8 @@ impl World {
         self.next_request += 1;
         let request = RequestId(self.next_request);
         let now = self.now;
-        let (op, put) = match self.rng.random_range(0..20) {
+        let (op, put) = match self.rng.random_range(0..21) {
+            20 => return self.change_membership(request),
             0..4 => {
                 let asked = Asked::Read { key, newest_acknowledged: self.newest_acknowledged };
                 self.running().asked.insert(request, asked);
@@ -226,6 +238,26 @@ impl World {
         let data = RaftRequest { op: Some(op), ..Default::default() }.encode_to_vec().into();
         self.running().asked.insert(request, Asked::Write { put });
         self.running().node.propose(now, Proposal { request, kind: EntryType::EntryNormal, data });
+    }
+
+    /// Learners come, go and move; the others never answer, and the one that votes goes on alone.
+    fn change_membership(&mut self, request: RequestId) {
+        let id = self.rng.random_range(1..LEARNERS);
+        let kind = [Kind::Add, Kind::Add, Kind::Remove, Kind::Update][self.rng.random_range(0..4)];
+        let peer_urls = vec![format!("http://{}", self.rng.random_range(1..2 * LEARNERS))];
+        let member = pb::Member { id, peer_urls, is_learner: true, ..Default::default() };
+        let checked_index = self.running().machine.applied().0;
+        let change = MembershipChange {
+            kind: kind.into(),
+            member: Some(member),
+            learners_max: 3,
+            checked_index,
+            ..Default::default()
+        };
+        let data = membership_entry(&change).into();
+        let now = self.now;
+        self.running().asked.insert(request, Asked::Membership(change));
+        self.running().node.propose(now, Proposal { request, kind: EntryType::EntryConfChange, data });
     }
 
     fn settle(&mut self) {
@@ -254,7 +286,12 @@ impl World {
                         status.term, status.is_leader, status.committed
                     ));
                 }
-                Effect::Send(messages) => assert!(messages.is_empty(), "a lone member has nobody to write to"),
+                Effect::Send(messages) => {
+                    assert!(
+                        messages.iter().all(|message| message.to < LEARNERS),
+                        "there are only learners to write to"
+                    );
+                }
                 Effect::ReadsLate { .. } => {}
                 Effect::InstallSnapshot { .. } => panic!("a lone member has nobody to get a snapshot from"),
             }
@@ -291,6 +328,14 @@ impl World {
         let applied = self.running().machine.apply(&entries).expect("the backend works");
         let running = self.running();
         let (index, revision) = (running.machine.applied(), running.machine.revision());
+        let conf_state = running.machine.view().conf_state;
+        let raft_changes: Vec<_> = applied.membership.iter().filter_map(|changed| changed.raft.clone()).collect();
+        let last = raft_changes.len().saturating_sub(1);
+        for (number, change) in raft_changes.into_iter().enumerate() {
+            // Between the changes of one slice, which only a replay has, the table cannot be looked at.
+            let conf_state = if number == last { conf_state.clone() } else { ConfState::default() };
+            running.to_node.push_back(Mail::ConfChange(change, conf_state));
+        }
         running.to_node.push_back(Mail::Applied(index));
         assert!(revision >= revision_before, "the revision went back");
         self.note(format!("applied up to {index}, revision {revision}"));
@@ -300,6 +345,9 @@ impl World {
         }
         for (request, outcome) in requests.into_iter().zip(applied.outcomes) {
             let asked = request.and_then(|request| self.running().asked.remove(&request));
+            if let Some(Asked::Membership(change)) = &asked {
+                self.membership_changed(change, &outcome);
+            }
             let (Some(Asked::Write { put }), Ok(outcome)) = (asked, outcome) else { continue };
             self.summary.acknowledged += 1;
             let header = match outcome {
@@ -317,11 +365,32 @@ impl World {
         }
     }
 
+    fn membership_changed(&mut self, change: &MembershipChange, outcome: &Result<Outcome, RequestError>) {
+        let id = MemberId(change.member.as_ref().expect("given").id);
+        match outcome {
+            Ok(Outcome::Members(_)) => {
+                self.summary.membership_changes += 1;
+                if change.kind() == Kind::Remove {
+                    assert!(self.removed.insert(id), "{id} was removed twice");
+                }
+            }
+            Ok(Outcome::MembershipOvertaken) | Err(RequestError::Membership(_)) => {}
+            other => panic!("raft swallowed a change of the membership: {other:?}"),
+        }
+        let members = &self.running().machine.view().members;
+        assert!(members.voters().map(|member| member.id).eq([MEMBER.0]));
+    }
+
     fn deliver(&mut self) {
         let mut effects = Vec::new();
         match self.running().to_node.pop_front() {
             Some(Mail::LogPersisted(number)) => self.running().node.log_persisted(number, &mut effects),
             Some(Mail::Applied(index)) => self.running().node.applied(index),
+            Some(Mail::ConfChange(change, expected)) => {
+                let mut conf_state = self.running().node.conf_change_applied(&change).expect("checked before");
+                conf_state.learners.sort_unstable();
+                assert!(expected == ConfState::default() || conf_state == expected, "{conf_state:?}, not {expected:?}");
+            }
             Some(Mail::LogCut(position)) => self.running().node.log_cut(position),
             None => {}
         }
@@ -394,6 +463,9 @@ impl World {
         let machine = &self.running.as_ref().expect("booted").machine;
         assert!(machine.revision().0 >= self.newest_acknowledged, "the revision went back over a crash");
         let view = machine.view();
+        for id in &self.removed {
+            assert!(view.members.is_removed(*id) && view.members.get(*id).is_none(), "{id} came back");
+        }
         let from = self.compacted.max(1);
         let mut history = BTreeMap::new();
         let mut at = Revision(from);

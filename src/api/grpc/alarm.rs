@@ -27,7 +27,7 @@ pub(super) async fn alarm(
     }
 }
 
-/// As Status tells of them, in the words of etcd's client.
+/// As Status tells of them. The blank at the end is etcd's.
 pub(super) fn told(alarms: &Alarms) -> impl Iterator<Item = String> {
-    alarms.iter().map(|alarm| format!("memberID:{} alarm:{}", AlarmMember::from(alarm).member_id, alarm.name()))
+    alarms.iter().map(|alarm| format!("memberID:{} alarm:{} ", AlarmMember::from(alarm).member_id, alarm.name()))
 }

@@ -1,15 +1,29 @@
-//! etcdserverpb.Cluster: who belongs to the cluster.
+//! etcdserverpb.Cluster: who belongs to the cluster, and changing that.
 //!
-//! Changing the membership comes in a later release; until then those calls say so.
+//! ```text
+//!   handler ──checks──▶ RaftNode (one change at a time) ──▶ log ──▶ Applier ──▶ the members after the change
+//!      ▲                                                               │
+//!      └────────────── overtaken by another change: again ─────────────┘
+//! ```
+//! The rules are in `membership/checks.rs` and `membership/members.rs`.
 
-use crate::api::grpc::Edge;
+use crate::api::grpc::{Admitted, Edge, mismatch};
+use crate::api::status::Wire;
 use crate::cast::RequestError;
+use crate::ids::MemberId;
+use crate::membership::checks::{self, Outlook};
+use crate::membership::{MembershipError, members::Members};
+use crate::raft::node::MemberProgress;
+use crate::state::{Outcome, View};
 use castd_proto::Rpc;
+use castd_proto::castdpb::{MembershipChange, membership_change::Kind};
 use castd_proto::etcdserverpb as pb;
 use castd_proto::etcdserverpb::cluster_server::Cluster;
+use std::time::UNIX_EPOCH;
 use tonic::{Request, Response, Status};
 
-const NOT_YET: &str = "castd cannot change its membership yet";
+const NOT_YET_VOTER: &str = "castd does not serve clusters of more than one voting member yet: this one would wait for a \
+                             majority for ever; add a learner (--learner), or nobody";
 /// Cluster answers carry no revision.
 const NO_REVISION: i64 = 0;
 
@@ -35,27 +49,136 @@ impl Cluster for Edge {
         &self,
         request: Request<pb::MemberAddRequest>,
     ) -> Result<Response<pb::MemberAddResponse>, Status> {
-        self.unary(Rpc::ClusterMemberAdd, request, |_, _| async { Err(RequestError::NotYet(NOT_YET)) }).await
+        self.unary(Rpc::ClusterMemberAdd, request, |admitted, add| async move {
+            let urls = checks::peer_urls(&add.peer_urls)?;
+            let unix_seconds = self.clock.wall().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+            let is_learner = add.is_learner;
+            let (member, members) = self
+                .change_membership(&admitted, Kind::Add, |view| {
+                    self.outlook(&view.members).may_add(is_learner)?;
+                    let id = checks::new_id(&view.members, &urls, unix_seconds);
+                    let peer_urls = urls.iter().map(ToString::to_string).collect();
+                    Ok(pb::Member { id: id.0, peer_urls, is_learner, ..Default::default() })
+                })
+                .await?;
+            let header = Some(self.cast.header(NO_REVISION));
+            Ok(pb::MemberAddResponse { header, member: Some(member), members })
+        })
+        .await
     }
 
     async fn member_remove(
         &self,
         request: Request<pb::MemberRemoveRequest>,
     ) -> Result<Response<pb::MemberRemoveResponse>, Status> {
-        self.unary(Rpc::ClusterMemberRemove, request, |_, _| async { Err(RequestError::NotYet(NOT_YET)) }).await
+        self.unary(Rpc::ClusterMemberRemove, request, |admitted, remove| async move {
+            let (_, members) = self
+                .change_membership(&admitted, Kind::Remove, |view| {
+                    self.outlook(&view.members).may_remove(MemberId(remove.id))?;
+                    Ok(pb::Member { id: remove.id, ..Default::default() })
+                })
+                .await?;
+            Ok(pb::MemberRemoveResponse { header: Some(self.cast.header(NO_REVISION)), members })
+        })
+        .await
     }
 
+    /// The URLs are taken as they are given, as in etcd.
     async fn member_update(
         &self,
         request: Request<pb::MemberUpdateRequest>,
     ) -> Result<Response<pb::MemberUpdateResponse>, Status> {
-        self.unary(Rpc::ClusterMemberUpdate, request, |_, _| async { Err(RequestError::NotYet(NOT_YET)) }).await
+        self.unary(Rpc::ClusterMemberUpdate, request, |admitted, update| async move {
+            let member = pb::Member { id: update.id, peer_urls: update.peer_urls, ..Default::default() };
+            let (_, members) = self.change_membership(&admitted, Kind::Update, |_| Ok(member.clone())).await?;
+            Ok(pb::MemberUpdateResponse { header: Some(self.cast.header(NO_REVISION)), members })
+        })
+        .await
     }
 
     async fn member_promote(
         &self,
         request: Request<pb::MemberPromoteRequest>,
     ) -> Result<Response<pb::MemberPromoteResponse>, Status> {
-        self.unary(Rpc::ClusterMemberPromote, request, |_, _| async { Err(RequestError::NotYet(NOT_YET)) }).await
+        self.unary(Rpc::ClusterMemberPromote, request, |admitted, promote| async move {
+            let metrics = &self.metrics.server;
+            match self.promote(&admitted, MemberId(promote.id)).await {
+                Ok(members) => {
+                    metrics.learner_promote_successes.inc();
+                    Ok(pb::MemberPromoteResponse { header: Some(self.cast.header(NO_REVISION)), members })
+                }
+                Err(error) => {
+                    let reason = Wire::from(&error).message;
+                    metrics.learner_promote_failures.with_label_values(&[reason.as_str()]).inc();
+                    Err(error)
+                }
+            }
+        })
+        .await
+    }
+}
+
+impl Edge {
+    async fn promote(&self, admitted: &Admitted, id: MemberId) -> Result<Vec<pb::Member>, RequestError> {
+        let progress = match self.cast.progress_of(&admitted.permit, id, admitted.span()).await? {
+            MemberProgress::NotLeader => return Err(RequestError::NoLeader),
+            MemberProgress::NoMember => None,
+            MemberProgress::At(progress) => Some(progress),
+        };
+        let (_, members) = self
+            .change_membership(admitted, Kind::Promote, |view| {
+                self.outlook(&view.members).may_promote(progress)?;
+                Ok(pb::Member { id: id.0, ..Default::default() })
+            })
+            .await?;
+        Ok(members)
+    }
+
+    /// What this member sees of the cluster. Links to peers come with clusters: until then nobody is connected.
+    fn outlook<'a>(&self, members: &'a Members) -> Outlook<'a> {
+        let local = self.cast.identity().member;
+        Outlook { members, local, is_strict: self.settings.is_reconfig_strict, connected_for: &|_| None }
+    }
+
+    /// Proposes what `check` makes of the membership as it is, and again when another change came first. Each time round
+    /// somebody's change went through. Answers the member that `check` named, and the members after the change.
+    async fn change_membership(
+        &self,
+        admitted: &Admitted,
+        kind: Kind,
+        check: impl Fn(&View) -> Result<pb::Member, MembershipError>,
+    ) -> Result<(pb::Member, Vec<pb::Member>), RequestError> {
+        loop {
+            let (change, member) = self.checked_change(&self.cast.local_view(&admitted.permit), kind, &check)?;
+            match self.cast.change_membership(&admitted.permit, &change, admitted.span()).await? {
+                Outcome::Members(members) => return Ok((member, members)),
+                Outcome::MembershipOvertaken => {}
+                other => mismatch("change of the membership", &other),
+            }
+        }
+    }
+
+    fn checked_change(
+        &self,
+        view: &View,
+        kind: Kind,
+        check: impl Fn(&View) -> Result<pb::Member, MembershipError>,
+    ) -> Result<(MembershipChange, pb::Member), RequestError> {
+        let member = check(view).inspect_err(|error| {
+            slog::warn!(self.log, "rejecting member {} request", kind.as_str_name().to_lowercase(); "error" => %error);
+        })?;
+        let change = MembershipChange {
+            kind: kind.into(),
+            member: Some(member.clone()),
+            learners_max: self.settings.learners_max,
+            checked_index: view.applied.0,
+            ..Default::default()
+        };
+        if kind == Kind::Promote || (kind == Kind::Add && !member.is_learner) {
+            // What etcd refuses is refused in its words.
+            view.members.check(&change)?;
+            return Err(RequestError::NotYet(NOT_YET_VOTER));
+        }
+        Ok((change, member))
     }
 }

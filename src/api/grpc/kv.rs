@@ -144,6 +144,9 @@ async fn view_for(cast: &Cast, admitted: &Admitted, serializable: bool) -> Resul
     if serializable {
         return Ok(cast.local_view(&admitted.permit));
     }
+    if cast.is_learner() {
+        return Err(RequestError::NotSupportedForLearner);
+    }
     cast.linearizable_view(&admitted.permit, admitted.span()).await
 }
 

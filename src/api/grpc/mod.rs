@@ -30,7 +30,7 @@ pub use maintenance::SNAPSHOTS_MAX;
 
 use crate::api::grpc::span::ServerSpan;
 use crate::api::listen::Routes;
-use crate::api::permit::{Caller, Permit, authorize};
+use crate::api::permit::{Caller, Permit, answers_as_learner, authorize};
 use crate::cast::{Cast, RequestError};
 use crate::state::Outcome;
 use crate::telemetry::clock::Clock;
@@ -59,6 +59,10 @@ const SEND_BYTES_MAX: usize = i32::MAX as usize;
 pub struct EdgeSettings {
     /// A stream with `hasleader` ends when no leader was seen for three of them.
     pub election_timeout: Duration,
+    /// `--strict-reconfig-check`.
+    pub is_reconfig_strict: bool,
+    /// `--max-learners`.
+    pub learners_max: u32,
     /// The gate `StopGRPCServiceOnDefrag`.
     pub stops_serving_on_defragment: bool,
     /// `--warning-unary-request-duration`.
@@ -162,6 +166,9 @@ impl Edge {
     pub fn admit(&self, rpc: Rpc, metadata: &MetadataMap, call: &ServerSpan) -> Result<Admitted, RequestError> {
         let calls = self.metrics.grpc.of(rpc);
         calls.started.inc();
+        if !answers_as_learner(rpc) && self.cast.is_learner() {
+            return Err(RequestError::NotSupportedForLearner);
+        }
         let version = client_api_version(metadata)?;
         match rpc.streaming() {
             Kind::Unary => self.metrics.clients.unary(version),

@@ -11,7 +11,7 @@ use super::leaf::{self, Leaf};
 use super::tree::{CHILDREN_MAX, Child, Inner, Node, Tree};
 
 /// So many leaves are looked at in one step, however little they yield.
-const LEAVES_PER_STEP: usize = 512;
+const LEAVES_PER_STEP: usize = 64;
 
 /// A row that nobody can read any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

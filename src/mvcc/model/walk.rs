@@ -312,7 +312,7 @@ impl Walk {
     fn delete_compacted(&mut self, chance: &mut Chance) {
         let max = 1 + chance.below(20) as usize;
         let deleted = self.store.delete_compacted(max).expect("the backend writes");
-        assert!(deleted <= max);
+        assert!(deleted.rows <= max);
         if !self.store.has_compacted_rows() {
             self.check_rows();
         }

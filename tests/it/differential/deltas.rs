@@ -1,10 +1,11 @@
-//! Where Castd, which answers as etcd 3.7.1, means to differ from etcd 3.4.23. Each line of the script that may differ,
-//! what 3.4 says there, what we say, and the fact behind it.
+//! Where Castd, which answers as etcd 3.7.1, means to differ from etcd 3.4.23. Each line of a script that may differ, what
+//! 3.4 says there, what we say, and the fact behind it.
 
 use crate::harness::Answer;
 
 pub struct Delta {
-    /// The line of the script.
+    pub script: &'static str,
+    /// The line of it.
     pub command: &'static str,
     /// Replaced in etcd's output …
     pub etcd: &'static str,
@@ -22,27 +23,75 @@ impl Delta {
 
 const VERSION: &str = "v3-api 3.12: Status reports the release whose API is spoken, 3.7.1";
 const KEYS_ONLY: &str = "v3-api 3.3(10): since 3.7 keys_only is answered from the index, with lease 0";
+const ALARM_HEADER: &str = "ctl 1.6: 3.4 answers alarms without a header";
+const ALARM_BLANK: &str = "ctl 4.3: since 3.7 the text of an alarm does not always end with a blank";
+const LEARNER_STAYS: &str = "v3-api 7: since 3.5.31 and 3.6.12 MemberUpdate does not make a voter of a learner";
 
-const fn other(command: &'static str, etcd: &'static str, castd: &'static str, reference: &'static str) -> Delta {
-    Delta { command, etcd, castd, reference }
+const fn other(
+    script: &'static str,
+    command: &'static str,
+    etcd: &'static str,
+    castd: &'static str,
+    reference: &'static str,
+) -> Delta {
+    Delta { script, command, etcd, castd, reference }
+}
+
+const fn version(script: &'static str, command: &'static str) -> Delta {
+    other(script, command, "3.4.23", "3.7.1", VERSION)
+}
+
+const fn alarm_blank(command: &'static str) -> Delta {
+    other("alarms", command, "alarm:NOSPACE ", "alarm:NOSPACE", ALARM_BLANK)
 }
 
 pub const DELTAS: &[Delta] = &[
-    other("endpoint status", "3.4.23", "3.7.1", VERSION),
-    other("endpoint status -w json", "3.4.23", "3.7.1", VERSION),
-    other("endpoint status -w fields", "3.4.23", "3.7.1", VERSION),
-    other("endpoint status -w table", "3.4.23", "3.7.1", VERSION),
-    other("endpoint status --cluster -w json", "3.4.23", "3.7.1", VERSION),
-    other("endpoint status --cluster", "3.4.23", "3.7.1", VERSION),
-    other("endpoint status --cluster -w fields", "3.4.23", "3.7.1", VERSION),
-    other("endpoint status --cluster -w table", "3.4.23", "3.7.1", VERSION),
-    other("@bare endpoint status --endpoints={endpoint},http://{endpoint} -w json", "3.4.23", "3.7.1", VERSION),
+    version("store", "endpoint status"),
+    version("store", "endpoint status -w json"),
+    version("store", "endpoint status -w fields"),
+    version("store", "endpoint status -w table"),
+    version("store", "endpoint status --cluster -w json"),
+    version("cluster", "endpoint status --cluster"),
+    version("cluster", "endpoint status --cluster -w fields"),
+    version("cluster", "endpoint status --cluster -w table"),
+    version("members", "endpoint status -w json"),
+    version("usage", "@bare endpoint status --endpoints={endpoint},http://{endpoint} -w json"),
+    version("usage", "@bare endpoint status --endpoints=127.0.0.1:1,{endpoint} --command-timeout=200ms"),
+    version("alarms", "endpoint status"),
+    version("alarms", "endpoint status -w json"),
+    version("alarms", "endpoint status -w fields"),
+    version("alarms", "endpoint status -w table"),
+    alarm_blank("endpoint status"),
+    alarm_blank("endpoint status -w json"),
+    alarm_blank("endpoint status -w fields"),
     other(
-        "@bare endpoint status --endpoints=127.0.0.1:1,{endpoint} --command-timeout=200ms",
-        "3.4.23",
-        "3.7.1",
-        VERSION,
+        "alarms",
+        "alarm list -w json",
+        "{\"alarms\"",
+        "{\"header\":{\"cluster_id\":<cluster>,\"member_id\":<member>,\"revision\":3,\"raft_term\":2},\"alarms\"",
+        ALARM_HEADER,
     ),
-    other("get leased --keys-only -w json", ",\"lease\":4660", "", KEYS_ONLY),
-    other("get leased --keys-only -w fields", "\"Lease\" : 4660", "\"Lease\" : 0", KEYS_ONLY),
+    other(
+        "cluster",
+        "alarm list -w json",
+        "{}",
+        "{\"header\":{\"cluster_id\":<cluster>,\"member_id\":<member>,\"revision\":1,\"raft_term\":2}}",
+        ALARM_HEADER,
+    ),
+    other(
+        "members",
+        "member update {N2} --peer-urls=http://127.0.0.1:4 -w json",
+        "\"ID\":<N2>,",
+        "\"ID\":<N2>,\"isLearner\":true,",
+        LEARNER_STAYS,
+    ),
+    other(
+        "members",
+        "member list # updated",
+        "http://127.0.0.1:4, , false",
+        "http://127.0.0.1:4, , true",
+        LEARNER_STAYS,
+    ),
+    other("store", "get leased --keys-only -w json", ",\"lease\":4660", "", KEYS_ONLY),
+    other("store", "get leased --keys-only -w fields", "\"Lease\" : 4660", "\"Lease\" : 0", KEYS_ONLY),
 ];

@@ -1,11 +1,11 @@
 //! Reads a script: what is played to both servers.
 //!
-//! One etcdctl command a line, split as a shell would; lines with `>` are its input. What is not a command, or comes
-//! before one:
+//! One etcdctl command a line, split as a shell would, up to ` # ` and a remark that sets it apart from others; lines with
+//! `>` are its input. What is not a command, or comes before one:
 //!
 //! ```text
 //!   @lines=N command        reads N lines of its output and ends it
-//!   @name=L command         calls the id in its answer L, of a lease or a member
+//!   @name=L command         calls the first id in its answer that has no name L: of a lease, a member, a cluster
 //!   @until=TEXT command     asks again and again, until the answer holds TEXT
 //!   @env=NAME=VALUE command with that in its environment
 //!   @bare command           without --endpoints
@@ -67,7 +67,7 @@ pub fn steps(script: &str) -> Vec<(String, Step)> {
 
 fn step(line: &str, input: String) -> Step {
     let mut talk = Talk { input, ..Talk::default() };
-    let mut words = words(line).into_iter().peekable();
+    let mut words = words(line.split_once(" # ").map_or(line, |(command, _)| command)).into_iter().peekable();
     let mut process = None;
     let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("not a number: {line}"));
     while let Some(directive) = words.peek().and_then(|word| word.strip_prefix('@')).map(str::to_owned) {
@@ -135,13 +135,14 @@ fn words(line: &str) -> Vec<String> {
 pub struct Names(BTreeMap<String, u64>);
 
 /// What stands before an id.
-const BEFORE_IDS: &[&str] = &["lease ", "Member ", "/", "\"ID\":"];
+const BEFORE_IDS: &[&str] = &["lease ", "Member ", "/", "\"ID\":", "\"cluster_id\":"];
 /// Ids that are made up are large; this many digits, in hex, are not a number of anything.
 const ID_DIGITS_MIN: usize = 10;
 
 impl Names {
-    /// Finds the id in an answer that has none of the names yet.
-    pub fn learn(&mut self, name: &str, answer: &str) {
+    /// Finds the id in an answer that has none of the names yet. False if there is none.
+    #[must_use]
+    pub fn learn(&mut self, name: &str, answer: &str) -> bool {
         let found = BEFORE_IDS.iter().flat_map(|before| {
             let radix = if before.ends_with(':') { 10 } else { 16 };
             answer.split(before).skip(1).filter_map(move |rest| {
@@ -151,7 +152,7 @@ impl Names {
             })
         });
         let id = found.into_iter().find(|id| !self.0.values().any(|known| known == id));
-        self.0.insert(name.to_owned(), id.unwrap_or_else(|| panic!("no id for {name}: {answer}")));
+        id.is_some_and(|id| self.0.insert(name.to_owned(), id).is_none())
     }
 
     /// `{name}` is the hex id of that name.
@@ -159,13 +160,11 @@ impl Names {
         self.0.iter().fold(word.to_owned(), |word, (name, id)| word.replace(&format!("{{{name}}}"), &format!("{id:x}")))
     }
 
-    /// Writes the names where the ids were.
+    /// Writes the names where the ids were: padded with zeros, with blanks, or not at all.
     pub fn put_in(&self, text: &str) -> String {
         self.0.iter().fold(text.to_owned(), |text, (name, id)| {
-            let name = format!("<{name}>");
-            text.replace(&format!("{id:016x}"), &name)
-                .replace(&format!("{id:x}"), &name)
-                .replace(&id.to_string(), &name)
+            let shapes = [format!("{id:016x}"), format!("{id:>16x}"), format!("{id:x}"), id.to_string()];
+            shapes.iter().fold(text, |text, shape| text.replace(shape, &format!("<{name}>")))
         })
     }
 }

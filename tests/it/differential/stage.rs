@@ -10,6 +10,9 @@ use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Stands in an answer that should have named something.
+pub const NO_ID: &str = "(no id in this answer)";
+
 /// What a server answered to each line, in order.
 pub type Transcript = Vec<(String, Answer)>;
 
@@ -75,12 +78,18 @@ impl Stage {
             });
         }
         if let Some(file) = &talk.saves {
-            let metadata = std::fs::metadata(self.server.directory().join(file)).expect("it has been written");
-            let (rest, mode) = (metadata.len() % 512, metadata.permissions().mode() & 0o777);
-            answer.stdout += &format!("{file}: {rest} bytes above a multiple of 512, mode {mode:o}\n");
+            answer.stdout += &match std::fs::metadata(self.server.directory().join(file)) {
+                Ok(metadata) => {
+                    let (rest, mode) = (metadata.len() % 512, metadata.permissions().mode() & 0o777);
+                    format!("{file}: {rest} bytes above a multiple of 512, mode {mode:o}\n")
+                }
+                Err(error) => format!("{file}: {error}\n"),
+            };
         }
-        if let Some(name) = &talk.name {
-            self.names.learn(name, &answer.stdout);
+        if let Some(name) = &talk.name
+            && !self.names.learn(name, &answer.stdout)
+        {
+            answer.stdout += NO_ID;
         }
         self.neutral(&talk.command(), answer)
     }

@@ -11,7 +11,10 @@ async fn alarms_are_a_list_of_pairs(setup: Setup) {
     let server = setup.start();
     let api = server.api();
     let both = [(3, CORRUPT_KIND), (5, NOSPACE_KIND)];
-    assert_eq!(ask_alarm(&api, ACTIVATE, 5, NONE_KIND).await, [], "nothing to raise");
+    if !server.setup.is_etcd() {
+        // 3.4 raises it.
+        assert_eq!(ask_alarm(&api, ACTIVATE, 5, NONE_KIND).await, [], "nothing to raise");
+    }
     assert_eq!(ask_alarm(&api, ACTIVATE, 5, NOSPACE_KIND).await, [(5, NOSPACE_KIND)]);
     assert_eq!(ask_alarm(&api, ACTIVATE, 5, NOSPACE_KIND).await, [(5, NOSPACE_KIND)], "told again");
     assert_eq!(ask_alarm(&api, ACTIVATE, 3, CORRUPT_KIND).await, [(3, CORRUPT_KIND)]);
@@ -88,7 +91,7 @@ async fn checks_tell_of_a_corrupt_store(setup: Setup) {
     assert_eq!(get("/readyz?exclude=data_corruption").status, 200);
     assert_eq!(get("/livez").status, 200);
     assert_eq!(alarm_metric(&server, 3, "CORRUPT"), Some(1.0));
-    assert_eq!(status(&api).await.errors, ["memberID:3 alarm:CORRUPT"]);
+    assert_eq!(status(&api).await.errors, ["memberID:3 alarm:CORRUPT "]);
     assert_eq!(ask_alarm(&api, DEACTIVATE, 3, CORRUPT_KIND).await, [(3, CORRUPT_KIND)]);
     assert_eq!(get("/readyz").status, 200);
 }

@@ -36,7 +36,7 @@ async fn a_quota_of_13_pages_is_filled_and_freed_again(setup: Setup) {
         let full = status(&api).await;
         assert_eq!(full.db_size % PAGE_BYTES, 0);
         assert!(full.db_size <= QUOTA_BYTES && full.db_size_in_use <= full.db_size, "{full:?}");
-        assert_eq!(full.errors, [format!("memberID:{member} alarm:NOSPACE")]);
+        assert_eq!(full.errors, [format!("memberID:{member} alarm:NOSPACE ")]);
         assert_eq!(full.db_size_quota, QUOTA_BYTES);
         assert_eq!(alarm_metric(&server, member, "NOSPACE"), Some(1.0));
 

@@ -85,8 +85,10 @@ fn membership() -> Vec<Case> {
                 request_id: 9,
                 kind: membership_change::Kind::Promote.into(),
                 member: Some(Member { id: 5, ..Member::default() }),
+                learners_max: 1,
+                checked_index: 300,
             },
-            "08 09 10 03 1a 02 08 05",
+            "08 09 10 03 1a 02 08 05 20 01 28 ac 02",
         ),
         case(
             "castdpb.ConfChange",
