@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const SOURCES: [&str; 6] = ["src", "backends", "proto/src", "tests", "examples", "bench"];
+const SOURCES: [&str; 7] = ["src", "backends", "proto/src", "tests", "examples", "bench", "fuzz/fuzz_targets"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -13,6 +13,7 @@
 //!   logs.rs         what is slow, how it starts and stops, files that are full
 //!   metrics/        what is counted, and under which names
 //!   tracing.rs      what a collector hears of one request
+//!   gateway/        the same API as JSON, by curl, by WebSocket, and next to etcd's gateway
 //!   process/ http   flags, files, signals, exit codes; the client port spoken to by other than gRPC
 //!   listeners.rs    unix sockets, ports for HTTP or metrics alone, descriptors
 //!   hostile/        floods, half requests, nonsense: and a bystander who must not notice
@@ -30,6 +31,7 @@ mod durability;
 mod elections;
 mod etcdctl;
 mod fsync;
+mod gateway;
 mod hostile;
 mod http;
 mod kv;

@@ -15,7 +15,7 @@
 mod access;
 pub mod client;
 pub mod debug;
-mod gateway;
+pub(crate) mod gateway;
 pub mod health;
 mod metrics;
 pub mod peer;

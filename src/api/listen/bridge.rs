@@ -24,7 +24,7 @@ use hyper::body::{Body as _, Frame, Incoming};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -32,6 +32,10 @@ use tonic::body::Body;
 
 /// Chunks of a body that may wait for a slow reader.
 const CHUNKS_MAX: usize = 4;
+/// What is read, and thrown away, of a body that the application did not want: clients such as curl 7.88 take an answer for
+/// broken when they are told to stop sending.
+const UNWANTED_BYTES_MAX: usize = 32 << 20;
+const UNWANTED_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Chunks of a request's body; an error if the client has reset its stream.
 type RequestChunks = mpsc::Receiver<Result<Bytes, PayloadError>>;
@@ -206,7 +210,11 @@ async fn pump_request(mut body: Incoming, sender: mpsc::Sender<Result<Bytes, Pay
     loop {
         let frame = tokio::select! {
             frame = body.frame() => frame,
-            () = sender.closed() => return,
+            () = sender.closed() => {
+                // Whether it ended in time is the client's loss.
+                let _ = tokio::time::timeout(UNWANTED_TIME_MAX, throw_away(body)).await;
+                return;
+            }
         };
         let (chunk, last) = match frame {
             None => return,
@@ -217,9 +225,20 @@ async fn pump_request(mut body: Incoming, sender: mpsc::Sender<Result<Bytes, Pay
             },
             Some(Err(_)) => (Err(PayloadError::Incomplete(None)), true),
         };
-        if sender.send(chunk).await.is_err() || last {
+        // That nobody listens any more is seen above.
+        let _ = sender.send(chunk).await;
+        if last {
             return;
         }
+    }
+}
+
+async fn throw_away(mut body: Incoming) {
+    let mut thrown = 0;
+    while thrown < UNWANTED_BYTES_MAX
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        thrown += frame.data_ref().map_or(0, Bytes::len);
     }
 }
 

@@ -16,6 +16,12 @@ pub struct HttpAnswer {
 }
 
 impl HttpAnswer {
+    /// The body as JSON.
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
     }
@@ -47,7 +53,7 @@ pub fn http2_get(port: u16, path: &str) -> HttpAnswer {
     parse(&output.stdout).unwrap_or_else(|| panic!("not HTTP: {}", String::from_utf8_lossy(&output.stdout)))
 }
 
-fn parse(answer: &[u8]) -> Option<HttpAnswer> {
+pub fn parse(answer: &[u8]) -> Option<HttpAnswer> {
     let head_bytes = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&answer[..head_bytes]).ok()?;
     let body = &answer[head_bytes + 4..];

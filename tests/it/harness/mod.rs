@@ -7,6 +7,7 @@
 //! shows the end of the server's log.
 
 pub mod ctl;
+pub mod curl;
 pub mod grpc;
 pub mod http;
 pub mod places;

@@ -67,9 +67,8 @@ async fn the_table_of_the_docs_is_what_a_member_shows(setup: Setup) {
     }
 }
 
-/// Names etcd 3.4 does not have yet: since 3.5, 3.6, 3.7, or ours.
+/// Names etcd 3.4 does not have yet: since 3.5, 3.6 or 3.7.
 const SINCE_3_4: &[&str] = &[
-    "castd_build_info",
     "etcd_debugging_mvcc_db_compaction_last",
     "etcd_debugging_server_watch_send_loop_control_stream_duration_seconds",
     "etcd_debugging_server_watch_send_loop_progress_duration_seconds",
@@ -117,6 +116,10 @@ fn names_and_kinds_are_etcds_but_for_those_that_are_listed() {
             }
         }
     }
-    let added: Vec<&str> = castd.keys().map(String::as_str).filter(|name| !etcd.contains_key(*name)).collect();
+    let added: Vec<&str> = castd
+        .keys()
+        .map(String::as_str)
+        .filter(|name| !etcd.contains_key(*name) && !name.starts_with("castd_"))
+        .collect();
     assert_eq!(added, SINCE_3_4);
 }

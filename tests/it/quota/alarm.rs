@@ -11,7 +11,10 @@ async fn alarms_are_a_list_of_pairs(setup: Setup) {
     let server = setup.start();
     let api = server.api();
     let both = [(3, CORRUPT_KIND), (5, NOSPACE_KIND)];
-    assert_eq!(ask_alarm(&api, ACTIVATE, 5, NONE_KIND).await, [], "nothing to raise");
+    if !server.setup.is_etcd() {
+        // 3.4 raises it.
+        assert_eq!(ask_alarm(&api, ACTIVATE, 5, NONE_KIND).await, [], "nothing to raise");
+    }
     assert_eq!(ask_alarm(&api, ACTIVATE, 5, NOSPACE_KIND).await, [(5, NOSPACE_KIND)]);
     assert_eq!(ask_alarm(&api, ACTIVATE, 5, NOSPACE_KIND).await, [(5, NOSPACE_KIND)], "told again");
     assert_eq!(ask_alarm(&api, ACTIVATE, 3, CORRUPT_KIND).await, [(3, CORRUPT_KIND)]);

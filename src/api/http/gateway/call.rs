@@ -165,6 +165,8 @@ impl Call {
     async fn run(self, body: Body, timeout: Option<Duration>, reply: oneshot::Sender<Answer>) {
         let expired = async {
             match timeout {
+                // A sleep of nothing may take a moment.
+                Some(Duration::ZERO) => {}
                 Some(timeout) => tokio::time::sleep(timeout).await,
                 None => std::future::pending().await,
             }
@@ -173,8 +175,9 @@ impl Call {
         let too_late = || Status::deadline_exceeded("context deadline exceeded");
         if self.rpc.streaming() == Kind::Unary {
             let answer = tokio::select! {
-                answer = self.unary(body) => answer,
+                biased;
                 () = &mut expired => Err(too_late()),
+                answer = self.unary(body) => answer,
             };
             let answer = answer.unwrap_or_else(|status| Answer::error(&status, Some(self.rpc)));
             // Nobody may wait for it any more.
@@ -190,9 +193,10 @@ impl Call {
         };
         let mut malformed = std::pin::pin!(malformed);
         let opened = tokio::select! {
+            biased;
+            () = &mut expired => Err(too_late()),
             opened = self.open(body, broken) => opened,
             status = &mut malformed => Err(status),
-            () = &mut expired => Err(too_late()),
         };
         let (metadata, first, mut messages) = match opened {
             Ok(opened) => opened,

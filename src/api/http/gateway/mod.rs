@@ -14,11 +14,11 @@
 mod call;
 #[cfg(test)]
 mod codec_tests;
-mod decode;
-mod encode;
+pub(crate) mod decode;
+pub(crate) mod encode;
 mod headers;
-mod objects;
-mod schema;
+pub(crate) mod objects;
+pub(crate) mod schema;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -35,7 +35,7 @@ use headers::Caller;
 use objects::Budget;
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::LazyLock;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -52,7 +52,6 @@ const UNFINISHED_BYTES_MAX: usize = 256 << 20;
 #[derive(Clone)]
 pub struct Gateway {
     routes: Routes,
-    paths: Arc<HashMap<&'static str, Rpc>>,
     /// Runs the calls.
     runtime: Handle,
     /// As the services take them.
@@ -63,23 +62,20 @@ pub struct Gateway {
 impl Gateway {
     /// Calls run on the runtime that this is called on.
     pub fn new(routes: Routes, message_bytes_max: usize) -> Gateway {
-        let paths = Rpc::ALL.iter().flat_map(|rpc| rpc.http_paths().iter().map(|path| (*path, *rpc)));
-        Gateway {
-            routes,
-            paths: Arc::new(paths.collect()),
-            runtime: Handle::current(),
-            message_bytes_max,
-            budget: Budget::new(UNFINISHED_BYTES_MAX),
-        }
+        Gateway { routes, runtime: Handle::current(), message_bytes_max, budget: Budget::new(UNFINISHED_BYTES_MAX) }
     }
 
     fn object_bytes_max(&self) -> usize {
         self.message_bytes_max.saturating_mul(JSON_PER_MESSAGE)
     }
+}
 
-    fn find(&self, path: &str) -> Option<Rpc> {
-        self.paths.get(canonical(path).as_ref()).copied()
-    }
+static PATHS: LazyLock<HashMap<&'static str, Rpc>> =
+    LazyLock::new(|| Rpc::ALL.iter().flat_map(|rpc| rpc.http_paths().iter().map(|path| (*path, *rpc))).collect());
+
+/// The RPC that a path names, under any prefix.
+pub(crate) fn find(path: &str) -> Option<Rpc> {
+    PATHS.get(canonical(path).as_ref()).copied()
 }
 
 /// `/v3/kv/put` of `/v3beta/kv/put`.
@@ -104,7 +100,7 @@ fn resource(prefix: &str, gateway: Gateway) -> Resource {
 }
 
 async fn serve(gateway: &Gateway, request: &HttpRequest, payload: web::Payload) -> HttpResponse {
-    let Some(rpc) = gateway.find(request.path()) else { return refuse(&GatewayError::UnknownPath.into(), None) };
+    let Some(rpc) = find(request.path()) else { return refuse(&GatewayError::UnknownPath.into(), None) };
     // Only clients of a unix socket have no address.
     let remote = request.peer_addr().map_or(Remote::Unix, Remote::Tcp);
     if wants_websocket(request.headers()) {

@@ -12,7 +12,7 @@ use castd_proto::health::health_server::{Health, HealthServer};
 use castd_proto::health::{HealthCheckRequest, HealthCheckResponse};
 use futures_util::future::poll_fn;
 use futures_util::stream::BoxStream;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tonic::{Code, Request, Response, Streaming};
 

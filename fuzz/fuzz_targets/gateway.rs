@@ -1,0 +1,6 @@
+//! `castd::fuzz::gateway` under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    castd::fuzz::gateway(data);
+});
