@@ -44,7 +44,7 @@ pub(super) const GATES_WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("TxnModeWriteWithSharedBuffer", "it is for etcd's bbolt"),
     ("LeaseCheckpoint", "castd always keeps the remaining time of long leases"),
     ("LeaseCheckpointPersist", "castd always keeps the remaining time of long leases"),
-    ("SetMemberLocalAddr", "members do not connect to one another yet"),
+    ("SetMemberLocalAddr", "the system chooses the address that connections to peers come from"),
     ("FastLeaseKeepAlive", "keepalives never wait for the log in castd"),
     ("PriorityRequest", "castd has no queue in which a request could overtake others"),
 ];

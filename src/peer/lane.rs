@@ -103,7 +103,7 @@ impl LaneTask {
                 }
                 tell(Event::Closed { reason, was_open: opened_at.is_some(), url: url.to_string() });
             }
-            tokio::time::sleep(pauses.next()).await;
+            tokio::time::sleep(pauses.after_failure()).await;
         }
     }
 

@@ -24,7 +24,7 @@ impl Pauses {
     }
 
     /// It did not work: wait so long.
-    pub fn next(&mut self) -> Duration {
+    pub fn after_failure(&mut self) -> Duration {
         let doublings = self.failures.checked_sub(1);
         self.failures = self.failures.saturating_add(1);
         let Some(doublings) = doublings else { return Duration::ZERO };
@@ -50,21 +50,21 @@ mod tests {
     fn the_first_retry_is_at_once_and_no_pause_is_longer_than_the_limit() {
         let max = Duration::from_millis(500);
         let mut pauses = Pauses::new(max, 7);
-        assert_eq!(pauses.next(), Duration::ZERO);
-        let second = pauses.next();
+        assert_eq!(pauses.after_failure(), Duration::ZERO);
+        let second = pauses.after_failure();
         assert!(FIRST / 2 <= second && second <= FIRST, "{second:?}");
-        let later: Vec<_> = (0..100).map(|_| pauses.next()).collect();
+        let later: Vec<_> = (0..100).map(|_| pauses.after_failure()).collect();
         assert!(later.iter().all(|pause| *pause <= max));
         assert!(later[90..].iter().all(|pause| *pause >= max / 2), "it backs off");
         pauses.reset();
-        assert_eq!(pauses.next(), Duration::ZERO);
+        assert_eq!(pauses.after_failure(), Duration::ZERO);
     }
 
     #[test]
     fn two_members_do_not_stay_in_step() {
         let of = |seed| {
             let mut pauses = Pauses::new(Duration::from_secs(1), seed);
-            (0..20).map(|_| pauses.next()).collect::<Vec<_>>()
+            (0..20).map(|_| pauses.after_failure()).collect::<Vec<_>>()
         };
         assert_eq!(of(1), of(1));
         assert_ne!(of(1), of(2));
