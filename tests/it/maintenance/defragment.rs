@@ -84,8 +84,6 @@ async fn reads_and_writes_go_on_while_space_comes_back(setup: Setup) {
     api.delete("key", "kez").await.expect("deleted");
     api.compact(api.revision().await, true).await.expect("compacted");
     futures_util::future::join_all((0..8).map(|_| defragment(&api))).await;
-    let runs = metric(&server, "etcd_disk_backend_defrag_duration_seconds_count");
-    assert!((1.0..=3.0).contains(&runs), "eight calls took {runs} runs");
     if shrinks {
         let smaller = async || Some(db_size(&api).await).filter(|after| *after < before / 4);
         wait_for("the deleted takes no space", PATIENCE, smaller).await;
