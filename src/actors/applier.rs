@@ -335,7 +335,8 @@ impl SlicedSpans {
                     self.of_store.push(span.context());
                     self.of_leases.push(span.context());
                 }
-                Some(Ok(Outcome::Alarm(_) | Outcome::Members(_) | Outcome::MembershipOvertaken | Outcome::Done)) | None => {}
+                Some(Ok(Outcome::Alarm(_) | Outcome::Members(_) | Outcome::MembershipOvertaken | Outcome::Done))
+                | None => {}
                 Some(Err(error)) => span.error(error.to_string()),
             }
         }
