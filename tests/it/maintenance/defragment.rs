@@ -1,6 +1,6 @@
 //! Defragment: space comes back, and nobody waits for it.
 
-use super::metric;
+use super::{metric, wait_for_log};
 use crate::harness::grpc::Api;
 use crate::harness::{Setup, for_each_backend, wait_for, wait_until};
 use castd_proto::etcdserverpb as pb;
@@ -41,7 +41,7 @@ async fn etcdctl_defragments(setup: Setup) {
         assert_eq!(metric(&server, "etcd_disk_defrag_inflight"), 0.0);
         for said in ["starting defragment", "defragmenting", "finished defragmenting directory", "finished defragment"]
         {
-            assert!(server.log().contains(&format!("\"{said}\"")), "{said:?} was not said");
+            wait_for_log(&server, &format!("\"{said}\""));
         }
     }
 }
@@ -145,8 +145,9 @@ async fn a_start_gives_space_back_from_a_threshold_on(setup: Setup) {
     api.compact(revision, true).await.expect("compacted");
     server.kill();
     server.restart();
-    let log = server.log();
-    if log.matches("Skipping defragmentation").count() == 1 {
-        wait_until("it says so", PATIENCE, || server.log().contains("finished defragmenting directory"));
-    }
+    // How much is free depends on how far RocksDB has come by itself.
+    let times = |text| server.log().matches(text).count();
+    wait_until("it decides, and says so", PATIENCE, || {
+        times("Skipping defragmentation") + times("finished defragmenting directory") == 2
+    });
 }
