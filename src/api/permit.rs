@@ -108,3 +108,14 @@ pub fn needs(rpc: Rpc) -> Needs {
         | Rpc::AuthRoleRevokePermission => Needs::Root,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_learner_answers_what_needs_neither_a_vote_nor_the_newest_state() {
+        let answered: Vec<Rpc> = Rpc::ALL.iter().copied().filter(|rpc| answers_as_learner(*rpc)).collect();
+        assert_eq!(answered, [Rpc::KvRange, Rpc::MaintenanceStatus, Rpc::MaintenanceSnapshot]);
+    }
+}
