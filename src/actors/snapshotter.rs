@@ -472,3 +472,6 @@ impl Handler<Tick> for Snapshotter {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 //! ```text
 //!   listen.rs   one port for gRPC, HTTP/1.1 and HTTP/2
 //!   grpc/       one file for each of etcd's services
-//!   http/       /version, /health, /metrics
+//!   http/       the JSON gateway, /version, /health, /metrics
 //!   permit.rs   who may call what
 //!   call_notes.rs   what is noted of a call, in case it turns out to be slow
 //!   status.rs   errors as gRPC codes and texts: part of the wire contract

@@ -24,7 +24,6 @@ impl Delta {
 const VERSION: &str = "v3-api 3.12: Status reports the release whose API is spoken, 3.7.1";
 const KEYS_ONLY: &str = "v3-api 3.3(10): since 3.7 keys_only is answered from the index, with lease 0";
 const ALARM_HEADER: &str = "ctl 1.6: 3.4 answers alarms without a header";
-const ALARM_BLANK: &str = "ctl 4.3: since 3.7 the text of an alarm does not always end with a blank";
 const LEARNER_STAYS: &str = "v3-api 7: since 3.5.31 and 3.6.12 MemberUpdate does not make a voter of a learner";
 
 const fn other(
@@ -39,10 +38,6 @@ const fn other(
 
 const fn version(script: &'static str, command: &'static str) -> Delta {
     other(script, command, "3.4.23", "3.7.1", VERSION)
-}
-
-const fn alarm_blank(command: &'static str) -> Delta {
-    other("alarms", command, "alarm:NOSPACE ", "alarm:NOSPACE", ALARM_BLANK)
 }
 
 pub const DELTAS: &[Delta] = &[
@@ -61,9 +56,6 @@ pub const DELTAS: &[Delta] = &[
     version("alarms", "endpoint status -w json"),
     version("alarms", "endpoint status -w fields"),
     version("alarms", "endpoint status -w table"),
-    alarm_blank("endpoint status"),
-    alarm_blank("endpoint status -w json"),
-    alarm_blank("endpoint status -w fields"),
     other(
         "alarms",
         "alarm list -w json",

@@ -146,6 +146,8 @@ impl Names {
         let found = BEFORE_IDS.iter().flat_map(|before| {
             let radix = if before.ends_with(':') { 10 } else { 16 };
             answer.split(before).skip(1).filter_map(move |rest| {
+                // Members are padded with blanks, and some ids are short.
+                let rest = rest.trim_start_matches(' ');
                 let digits = rest.bytes().take_while(|byte| char::from(*byte).is_digit(radix)).count();
                 let id = u64::from_str_radix(&rest[..digits], radix).ok()?;
                 (digits >= ID_DIGITS_MIN).then_some(id)

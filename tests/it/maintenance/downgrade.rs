@@ -56,7 +56,7 @@ async fn a_downgrade_is_checked_begun_once_and_ended(setup: Setup) {
         refused(outcome, in_process.0, in_process.1);
     }
     assert_eq!(under_way(&server).await.as_deref(), Some("3.6.0"));
-    assert!(server.log().contains("a downgrade is enabled, but castd's data has one format"));
+    super::wait_for_log(&server, "a downgrade is enabled, but castd's data has one format");
     for action in [Validate, Enable] {
         refused(downgrade(&api, action, "3.6").await, in_process.0, in_process.1);
         refused(downgrade(&api, action, "3.5").await, bad_target.0, bad_target.1);

@@ -29,6 +29,11 @@ async fn fill(api: &Api, rounds: i64) {
     }
 }
 
+/// The log is written by a thread of its own.
+fn wait_for_log(server: &Server, text: &str) {
+    crate::harness::wait_until(text, std::time::Duration::from_secs(20), || server.log().contains(text));
+}
+
 /// One metric, as `/metrics` shows it.
 fn metric(server: &Server, name: &str) -> f64 {
     let page = crate::harness::http_get(server.setup.ports.client, "/metrics").expect("answered").body;

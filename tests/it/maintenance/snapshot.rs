@@ -1,6 +1,6 @@
 //! Snapshot: what a client saves is the state, whole, sealed, and readable by whoever restores it.
 
-use super::{fill, metric};
+use super::{fill, metric, wait_for_log};
 use crate::harness::{Setup, for_each_backend};
 use castd::mvcc::HashKv;
 use castd::snapshot::{SnapshotReader, SnapshotStore};
@@ -60,7 +60,7 @@ async fn etcdctl_saves_a_snapshot(setup: Setup) {
     assert_eq!(view.cluster_version.as_deref(), Some("3.7.0"));
     assert_eq!(metric(&server, "etcd_disk_backend_snapshot_duration_seconds_count"), 1.0);
     for line in ["sending database snapshot to client", "successfully sent database snapshot to client"] {
-        assert!(server.log().contains(line), "{line:?} is missing");
+        wait_for_log(&server, line);
     }
 }
 

@@ -59,7 +59,7 @@ async fn a_client_that_stops_reading_holds_up_nobody_and_is_forgotten_when_it_go
     assert!(nameless_files(&server) > 0, "it was not a client that reads slowly");
     drop((stalled, slow));
     wait_until("the file goes with its reader", PATIENCE, || nameless_files(&server) == 0);
-    wait_until("the log says so", PATIENCE, || server.log().contains("the client went away"));
+    super::wait_for_log(&server, "the client went away");
 }
 
 async fn only_so_many_clients_take_a_snapshot_at_once(setup: Setup) {

@@ -27,8 +27,11 @@ async fn alarms_are_a_list_of_pairs(setup: Setup) {
     assert_eq!(alarms(&api).await, both);
     assert_eq!(ask_alarm(&api, DEACTIVATE, 3, CORRUPT_KIND).await, [(3, CORRUPT_KIND)]);
     assert_eq!(ask_alarm(&api, DEACTIVATE, 3, CORRUPT_KIND).await, []);
-    refused(put_small(&api).await, Code::ResourceExhausted, NO_SPACE);
-    assert_eq!(api.revision().await, 1, "alarms make no revision");
+    if !server.setup.is_etcd() {
+        // 3.4 forgets the one alarm when it clears the other.
+        refused(put_small(&api).await, Code::ResourceExhausted, NO_SPACE);
+        assert_eq!(api.revision().await, 1, "alarms make no revision");
+    }
     assert_eq!(ask_alarm(&api, DEACTIVATE, 5, NOSPACE_KIND).await, [(5, NOSPACE_KIND)]);
     put_small(&api).await.expect("there is room");
 }
