@@ -40,8 +40,6 @@ use tokio_util::sync::CancellationToken;
 
 /// How often leases are looked at (etcd: every 500 ms).
 const LEASE_TICK: Duration = Duration::from_millis(500);
-/// How often the Applier looks at its backend, at most.
-const APPLIER_TICK: Duration = Duration::from_millis(100);
 /// How often periodic progress notices are looked at.
 const WATCH_TICK: Duration = Duration::from_millis(100);
 /// How often a member looks whether it has to go.
@@ -164,7 +162,7 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
         clock,
         vec![
             Listener { recipient: raft_node.address.clone().recipient(), every: TICK },
-            Listener { recipient: applier.address.clone().recipient(), every: APPLIER_TICK },
+            Listener { recipient: applier.address.clone().recipient(), every: TICK },
             Listener { recipient: compactor.address.clone().recipient(), every: TICK },
             Listener { recipient: lease_keeper.address.clone().recipient(), every: LEASE_TICK },
             Listener { recipient: watch_hub.address.clone().recipient(), every: WATCH_TICK },
