@@ -57,6 +57,8 @@ pub struct Boot {
     pub cores: Cores,
     pub identity: Identity,
     pub data_dir: DataDir,
+    /// It had no data before.
+    pub is_new: bool,
     /// The backend, for a last flush.
     pub backend: Arc<dyn Backend>,
 }
@@ -118,7 +120,7 @@ pub fn boot(config: &Config, clock: Clock, log: &Logger) -> Result<Boot, BootErr
     let node = Node::new(raft_settings(config, identity.member, clock), window, machine.applied(), log)?;
     let cores = Cores { node, log_store: Box::new(log_store), machine, hub, leases, snapshots, snapshot_policy };
     info!(log, "bootstrap successfully");
-    Ok(Boot { cores, identity, data_dir, backend })
+    Ok(Boot { cores, identity, data_dir, is_new, backend })
 }
 
 fn raft_settings(config: &Config, id: MemberId, clock: Clock) -> Settings {

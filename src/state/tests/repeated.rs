@@ -146,7 +146,7 @@ fn every_way_through_a_log_comes_to_the_same_state_and_the_same_hash() {
         for kind in StorageKind::ALL.into_iter().filter(|kind| kind.is_compiled_in()) {
             let dir = tempfile::tempdir().expect("a directory");
             let open = |name: &str| open_backend(kind, &dir.path().join(name), Tuning::default()).expect("opened");
-            let mut snapshots = SnapshotStore::open(&dir.path().join("snap")).expect("opened");
+            let mut snapshots = SnapshotStore::open(dir.path().join("snap")).expect("opened");
             let mut machine = Machine::open(open("first")).expect("empty");
             let mut lives = 0;
             let mut rest = &log[..];
