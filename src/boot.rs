@@ -131,6 +131,7 @@ fn raft_settings(config: &Config, id: MemberId, clock: Clock) -> Settings {
         heartbeat_ticks: ticks(config.heartbeat_interval),
         pre_vote: config.pre_vote,
         request_timeout: config.request_timeout(),
+        catchup_entries: config.snapshot_catchup_entries,
         seed: boot,
         boot,
     }

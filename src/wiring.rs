@@ -175,8 +175,10 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
 
     let raft_links = raft_node::Links {
         log_writer: log_writer.address.clone().recipient(),
+        fetch_log: log_writer.address.clone().recipient(),
         applier: applier.address.clone().recipient(),
         peer_links: peer_links.address.clone().recipient(),
+        forward: peer_links.address.clone().recipient(),
         leader_changed: vec![lease_keeper.address.clone().recipient(), compactor.address.clone().recipient()],
     };
     let applier_links = applier::Links {
@@ -207,6 +209,7 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
         &arbiters.log_writer,
         LogWriter::new(
             cores.log_store,
+            raft_node.address.clone().recipient(),
             raft_node.address.clone().recipient(),
             snapshotter.address.clone().recipient(),
             clock,
@@ -268,6 +271,7 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
     let calls = PeerCalls::new(identity, roster.clone(), peers.open_timeout());
     let link_links = peer_links::Links {
         unreachable: raft_node.address.clone().recipient(),
+        link_changed: raft_node.address.clone().recipient(),
         snapshots: None,
         roster,
         connections: connections.clone(),

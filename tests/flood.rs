@@ -117,6 +117,7 @@ fn two_voters(log: &slog::Logger) -> Node {
         heartbeat_ticks: 10,
         pre_vote: true,
         request_timeout: Duration::from_secs(7),
+        catchup_entries: 5_000,
         seed: 1,
         boot: 1,
     };

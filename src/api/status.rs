@@ -170,6 +170,8 @@ impl From<&RequestError> for Wire {
         let known = match error {
             RequestError::Raft(error) => match error {
                 RaftError::Timeout => EtcdError::Timeout,
+                RaftError::TimeoutDueToLeaderFail => EtcdError::TimeoutDueToLeaderFail,
+                RaftError::TimeoutDueToConnectionLost => EtcdError::TimeoutDueToConnectionLost,
                 RaftError::LeaderChanged => EtcdError::LeaderChanged,
                 RaftError::ProposalDropped => EtcdError::ProposalDropped,
             },

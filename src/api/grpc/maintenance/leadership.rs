@@ -36,7 +36,8 @@ pub async fn move_to(edge: &Edge, admitted: &Admitted, target: MemberId) -> Resu
     info!(edge.log, "leadership transfer starting";
         "current-leader-member-id" => %edge.cast.identity().member, "transferee-member-id" => %target);
     let raft_node = edge.cast.raft_node(&admitted.permit);
-    raft_node.do_send(TransferLeadership { target, span: admitted.span() });
+    let command = TransferLeadership { target: Some(target), span: admitted.span() };
+    raft_node.send(command).await.map_err(|_| RequestError::Stopped)?;
     let mut looks = interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let moved = async {
