@@ -99,7 +99,7 @@ impl Member {
         let tracing = Tracing::start(&config.tracing, log)?;
         let metrics = Metrics::new(config.metrics);
 
-        let Boot { cores, identity, data_dir, backend } = boot::boot(config, clock, log)?;
+        let Boot { cores, identity, others, data_dir, backend } = boot::boot(config, clock, log)?;
         let storage = config.storage.to_string();
         metrics.identify(identity.member, ETCD_VERSION, Build { version: CASTD_VERSION, storage: &storage });
         for (gate, stage, on) in config.feature_gates.all() {
@@ -136,6 +136,7 @@ impl Member {
                 },
             },
             peers: peer_settings(config, identity),
+            others,
             request_timeout: config.request_timeout(),
         };
         let frame_bytes_max = around.peers.frame_bytes_max;
