@@ -240,6 +240,7 @@ impl From<&RequestError> for Wire {
                 QueueError::LeaderMissing => EtcdError::LeaderMissing,
                 QueueError::ObserveEnded => EtcdError::ElectionObserveEnded,
             },
+            RequestError::OfPeer(wire) => return wire.clone(),
             RequestError::DeadlineExceeded => EtcdError::ContextDeadlineExceeded,
             RequestError::Uncoded(error) => {
                 let wire = Wire::from(&**error);
