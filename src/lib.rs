@@ -9,6 +9,7 @@ pub mod cast;
 pub mod compaction;
 pub mod config;
 pub mod fuzz;
+pub mod handover;
 pub mod ids;
 pub mod lease;
 pub mod member;
