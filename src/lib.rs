@@ -10,6 +10,7 @@ pub mod compaction;
 pub mod config;
 pub mod consistency;
 pub mod fuzz;
+pub mod handover;
 pub mod ids;
 pub mod lease;
 pub mod member;

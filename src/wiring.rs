@@ -13,13 +13,14 @@ use crate::actors::auditor::{self, Auditor};
 use crate::actors::compactor::{self, Compactor};
 use crate::actors::lease_keeper::LeaseKeeper;
 use crate::actors::log_writer::LogWriter;
-use crate::actors::peer_links::{self, PeerLinks};
+use crate::actors::peer_links::{self, PeerIntroduced, PeerLinks};
 use crate::actors::raft_node::{self, RaftNode};
 use crate::actors::snapshotter::{self, Snapshotter};
 use crate::actors::ticker::{Listener, Ticker};
 use crate::actors::watch_hub::WatchHub;
 use crate::cast::{Addresses, Cast, Identity, Limits, PeerAccess, Published};
 use crate::consistency::ask::Asker;
+use crate::ids::MemberId;
 use crate::lease::LeaseKeeper as LeaseCore;
 use crate::peer::PeerSettings;
 use crate::peer::calls::PeerCalls;
@@ -69,6 +70,8 @@ pub struct Surroundings {
     pub limits: Limits,
     pub applier: applier::Settings,
     pub peers: PeerSettings,
+    /// Members that are known before the log tells of any.
+    pub others: Vec<(MemberId, Vec<String>)>,
     pub compactor: compactor::Settings,
     pub auditor: auditor::Settings,
     pub request_timeout: Duration,
@@ -139,7 +142,7 @@ impl<A: Actor<Context = Context<A>> + Send> Mailbox<A> {
 /// When the system has no thread left.
 pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::io::Result<Started> {
     let (system, arbiters, thread) = threads(placement)?;
-    let Surroundings { clock, metrics, log, identity, limits, request_timeout, peers, .. } = around;
+    let Surroundings { clock, metrics, log, identity, limits, request_timeout, peers, others, .. } = around;
     let view = Published::new(cores.machine.view());
     let status = Published::new(cores.node.status());
     let roster = Published::new(Roster::new(Arc::clone(cores.machine.members())));
@@ -178,8 +181,10 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
 
     let raft_links = raft_node::Links {
         log_writer: log_writer.address.clone().recipient(),
+        fetch_log: log_writer.address.clone().recipient(),
         applier: applier.address.clone().recipient(),
         peer_links: peer_links.address.clone().recipient(),
+        forward: peer_links.address.clone().recipient(),
         leader_changed: vec![lease_keeper.address.clone().recipient(), compactor.address.clone().recipient()],
     };
     let applier_links = applier::Links {
@@ -210,6 +215,7 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
         &arbiters.log_writer,
         LogWriter::new(
             cores.log_store,
+            raft_node.address.clone().recipient(),
             raft_node.address.clone().recipient(),
             snapshotter.address.clone().recipient(),
             clock,
@@ -280,11 +286,15 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
     auditor.run(&arbiters.others, Auditor::new(around.auditor, auditor_links, log.new(o!("actor" => "Auditor"))));
     let link_links = peer_links::Links {
         unreachable: raft_node.address.clone().recipient(),
+        link_changed: raft_node.address.clone().recipient(),
         snapshots: None,
         roster,
         connections: connections.clone(),
         removed: removed.clone(),
     };
+    for (peer, urls) in others {
+        peer_links.address.do_send(PeerIntroduced { peer, urls });
+    }
     peer_links.run(
         &arbiters.peer_links,
         PeerLinks::new(peers, link_links, clock, metrics.clone(), log.new(o!("actor" => "PeerLinks"))),

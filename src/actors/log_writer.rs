@@ -1,7 +1,7 @@
 //! Writes the raft log; the only place that does.
 //!
 //! ```text
-//!   RaftNode ──AppendLog──▶ LogWriter ──LogPersisted──▶ RaftNode
+//!   RaftNode ──AppendLog, FetchLog──▶ LogWriter ──LogPersisted, LogFetched──▶ RaftNode
 //!   Snapshotter ──TruncateLog──▶ LogWriter
 //! ```
 //!
@@ -9,10 +9,11 @@
 //! slower the disk, the larger the batch. A failed write or fsync ends the process; it is never retried, because after a
 //! failed fsync the page cache is clean and a second one would succeed without the data.
 
-use crate::actors::raft_node::LogPersisted;
+use crate::actors::raft_node::{LogFetched, LogPersisted};
 use crate::actors::snapshotter::LogGrown;
+use crate::ids::LogIndex;
 use crate::process;
-use crate::raft::log::{LogStore, LogWrite};
+use crate::raft::log::{LogError, LogStore, LogWrite};
 use crate::raft::node;
 use crate::raft::terms::LogPosition;
 use crate::telemetry::clock::Clock;
@@ -40,6 +41,16 @@ pub struct AppendLog {
     pub spans: Vec<SpanContext>,
 }
 
+/// Command: read entries `low .. high`, for a follower that is far behind: at least one, and then as many as fit. Answered by
+/// [`LogFetched`].
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct FetchLog {
+    pub low: LogIndex,
+    pub high: LogIndex,
+    pub bytes_max: u64,
+}
+
 /// Command: entries up to `position` are not needed any more.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -52,6 +63,7 @@ pub struct TruncateLog {
 pub struct LogWriter {
     store: Box<dyn LogStore>,
     raft_node: Recipient<LogPersisted>,
+    fetched: Recipient<LogFetched>,
     snapshotter: Recipient<LogGrown>,
     /// Live bytes that the Snapshotter was last told.
     told_bytes: u64,
@@ -66,6 +78,7 @@ impl LogWriter {
     pub fn new(
         store: Box<dyn LogStore>,
         raft_node: Recipient<LogPersisted>,
+        fetched: Recipient<LogFetched>,
         snapshotter: Recipient<LogGrown>,
         clock: Clock,
         metrics: Metrics,
@@ -74,6 +87,7 @@ impl LogWriter {
         LogWriter {
             store,
             raft_node,
+            fetched,
             snapshotter,
             told_bytes: 0,
             queue: Vec::new(),
@@ -153,6 +167,20 @@ impl Handler<AppendLog> for LogWriter {
             self.write_is_due = true;
             context.notify(WriteQueued);
         }
+    }
+}
+
+impl Handler<FetchLog> for LogWriter {
+    type Result = ();
+
+    fn handle(&mut self, fetch: FetchLog, _: &mut Self::Context) {
+        let entries = match self.store.entries(fetch.low, fetch.high, fetch.bytes_max) {
+            Ok(entries) => entries,
+            // Cut or overwritten since RaftNode asked; it will ask for something else.
+            Err(LogError::Refused { .. }) => Vec::new(),
+            Err(error) => process::fatal(&self.log, &format!("the raft log could not be read: {error}")),
+        };
+        self.fetched.do_send(LogFetched { low: fetch.low, entries });
     }
 }
 

@@ -10,15 +10,15 @@
 
 use crate::actors::Tick;
 use crate::actors::applier::{EntriesCommitted, Waiter};
-use crate::actors::log_writer::AppendLog;
-use crate::actors::peer_links::Send;
+use crate::actors::log_writer::{AppendLog, FetchLog};
+use crate::actors::peer_links::{Forward, LinkChanged, Send};
 use crate::actors::snapshotter::LogCut;
 use crate::cast::{Published, Reply, RequestError};
 use crate::ids::{LeaseId, LogIndex, MemberId, RequestId, Term};
 use crate::lease::Grant;
 use crate::peer::service::InboundRoom;
 use crate::raft::forwarded::ForwardedProposal;
-use crate::raft::node::{Effect, MemberProgress, Node, Proposal, READ_RETRY, RaftError, Status};
+use crate::raft::node::{Effect, MemberProgress, Node, Proposal, READ_RETRY, RaftError, ReplaceLog, Status};
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::{Span, SpanContext};
@@ -26,7 +26,7 @@ use actix::{Actor, AsyncContext, Context, Handler, Message, MessageResult, Recip
 use bytes::Bytes;
 use castd_proto::castdpb;
 use prost::Message as _;
-use raft::eraftpb::{ConfChangeV2, EntryType};
+use raft::eraftpb::{ConfChangeV2, Entry, EntryType};
 use slog::Logger;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -71,11 +71,12 @@ pub struct Read {
     pub span: SpanContext,
 }
 
-/// Command: another voter is to lead. There is no answer: the published status says who leads.
+/// Command: another voter is to lead. Answers who, if anybody can; the published status says when it does.
 #[derive(Debug, Message)]
-#[rtype(result = "()")]
+#[rtype(result = "Option<MemberId>")]
 pub struct TransferLeadership {
-    pub target: MemberId,
+    /// `None` for whoever can take over soonest.
+    pub target: Option<MemberId>,
     pub span: SpanContext,
 }
 
@@ -109,6 +110,14 @@ pub struct PeerUnreachable {
 #[rtype(result = "()")]
 pub struct LogPersisted {
     pub number: u64,
+}
+
+/// Event, from the LogWriter: what [`FetchLog`] asked for, from `low` on; nothing if it has been cut.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct LogFetched {
+    pub low: LogIndex,
+    pub entries: Vec<Entry>,
 }
 
 /// Event, from the Applier: the published view is at `index`.
@@ -154,8 +163,10 @@ pub struct LeaderChanged {
 /// Where RaftNode's mail goes.
 pub struct Links {
     pub log_writer: Recipient<AppendLog>,
+    pub fetch_log: Recipient<FetchLog>,
     pub applier: Recipient<EntriesCommitted>,
     pub peer_links: Recipient<Send>,
+    pub forward: Recipient<Forward>,
     pub leader_changed: Vec<Recipient<LeaderChanged>>,
 }
 
@@ -261,9 +272,13 @@ impl RaftNode {
     fn carry_out(&mut self, effect: Effect, now: Duration) {
         match effect {
             Effect::Send(messages) => self.links.peer_links.do_send(Send { messages }),
+            Effect::Forward { to, requests } => self.links.forward.do_send(Forward { to, requests }),
             Effect::AppendLog(write) => {
                 let spans = self.spans_of_write();
                 self.links.log_writer.do_send(AppendLog { write, spans });
+            }
+            Effect::FetchLog { low, high, bytes_max } => {
+                self.links.fetch_log.do_send(FetchLog { low, high, bytes_max });
             }
             Effect::EntriesCommitted(entries) => {
                 let mut waiters = Vec::with_capacity(entries.len());
@@ -273,6 +288,7 @@ impl RaftNode {
                     waiters.push(match waiting {
                         Some(Waiting::Write { reply, span }) => {
                             self.writes_waiting -= 1;
+                            self.forget_sampled(&span, committed.request);
                             Some(Waiter { reply, span: span.context() })
                         }
                         Some(Waiting::Expiry(leases)) => {
@@ -299,9 +315,7 @@ impl RaftNode {
             Effect::Failed(request, error) => match self.waiting.remove(&request) {
                 Some(Waiting::Write { reply, span }) => {
                     self.writes_waiting -= 1;
-                    if span.is_recording() {
-                        self.sampled_to_log.retain(|sampled| *sampled != request);
-                    }
+                    self.forget_sampled(&span, Some(request));
                     end_failed(span, &error);
                     self.metrics.server.proposals_failed.inc();
                     reply.fail(error.into());
@@ -326,10 +340,28 @@ impl RaftNode {
                     "sent-request-id" => asked, "retry-timeout" => ?READ_RETRY);
             }
             Effect::StatusChanged(status) => self.status_changed(status, now),
-            Effect::InstallSnapshot { position, .. } => {
-                // No peer can send one before clusters exist; to go on without installing it would lose data.
-                crate::process::fatal(&self.log, &format!("received a snapshot at {position:?}, which needs peers"));
+            Effect::DiskStuck { is_leader } => {
+                slog::error!(self.log, "the disk of the raft log does not answer; this member must not lead";
+                    "local-member-id" => %self.node.id(), "is-leader" => is_leader);
             }
+            Effect::SnapshotWanted { to, index_min } => {
+                slog::warn!(self.log, "a member needs a snapshot, which nobody sends yet";
+                    "remote-peer-id" => %to, "index" => index_min.0);
+            }
+            Effect::ReplaceLog(ReplaceLog { position, .. }) | Effect::InstallSnapshot { position } => {
+                // To go on without installing it would lose data.
+                crate::process::fatal(
+                    &self.log,
+                    &format!("received a snapshot at {position:?}, which nobody installs yet"),
+                );
+            }
+        }
+    }
+
+    /// It is applied, or will not be: nobody waits any more for it to go into the log.
+    fn forget_sampled(&mut self, span: &Span, request: Option<RequestId>) {
+        if span.is_recording() {
+            self.sampled_to_log.retain(|sampled| Some(*sampled) != request);
         }
     }
 
@@ -474,12 +506,13 @@ impl Handler<LookUpProgress> for RaftNode {
 }
 
 impl Handler<TransferLeadership> for RaftNode {
-    type Result = ();
+    type Result = MessageResult<TransferLeadership>;
 
-    fn handle(&mut self, command: TransferLeadership, context: &mut Self::Context) {
+    fn handle(&mut self, command: TransferLeadership, context: &mut Self::Context) -> Self::Result {
         let _span = command.span.child("RaftNode");
-        self.node.transfer_leader(command.target);
+        let successor = self.node.transfer_leader(command.target);
         self.batch(0, self.clock.now(), context);
+        MessageResult(successor)
     }
 }
 
@@ -514,6 +547,15 @@ impl Handler<PeerUnreachable> for RaftNode {
     }
 }
 
+impl Handler<LinkChanged> for RaftNode {
+    type Result = ();
+
+    fn handle(&mut self, changed: LinkChanged, context: &mut Self::Context) {
+        self.node.link_changed(changed.peer, changed.connected_since);
+        self.batch(0, self.clock.now(), context);
+    }
+}
+
 impl Handler<Tick> for RaftNode {
     type Result = ();
 
@@ -528,6 +570,15 @@ impl Handler<LogPersisted> for RaftNode {
 
     fn handle(&mut self, persisted: LogPersisted, context: &mut Self::Context) {
         self.node.log_persisted(persisted.number, &mut self.effects);
+        self.batch(0, self.clock.now(), context);
+    }
+}
+
+impl Handler<LogFetched> for RaftNode {
+    type Result = ();
+
+    fn handle(&mut self, fetched: LogFetched, context: &mut Self::Context) {
+        self.node.log_fetched(fetched.low, fetched.entries);
         self.batch(0, self.clock.now(), context);
     }
 }

@@ -16,12 +16,14 @@
 //! - `service`, `handlers`: the answering end.
 //! - `roster`: who there is, and since when we reach them.
 //! - `calls`: single questions to a peer.
+//! - `inquiry`: questions of a member that has not started yet.
 
 pub mod calls;
 pub mod dial;
 pub mod flight;
 pub mod guard;
 pub mod handlers;
+pub mod inquiry;
 pub mod lane;
 pub mod outbox;
 pub mod pauses;
