@@ -63,6 +63,8 @@ pub struct Boot {
     /// Members that are known before the log tells of any, with their peer URLs.
     pub others: Vec<(MemberId, Vec<String>)>,
     pub data_dir: DataDir,
+    /// It had no data before.
+    pub is_new: bool,
     /// The backend, for a last flush.
     pub backend: Arc<dyn Backend>,
 }
@@ -128,7 +130,7 @@ pub fn boot(config: &Config, clock: Clock, log: &Logger) -> Result<Boot, BootErr
     let node = Node::new(raft_settings(config, identity.member, clock), window, machine.applied(), log)?;
     let cores = Cores { node, log_store: Box::new(log_store), machine, hub, leases, snapshots, snapshot_policy };
     info!(log, "bootstrap successfully");
-    Ok(Boot { cores, identity, others, data_dir, backend })
+    Ok(Boot { cores, identity, others, data_dir, is_new, backend })
 }
 
 fn raft_settings(config: &Config, id: MemberId, clock: Clock) -> Settings {
