@@ -77,7 +77,11 @@ mod tests {
         assert!(asks(Some(QUOTA), Some(FULL), 11));
         assert!(asks(Some(QUOTA), Some(FULL), 1));
         assert!(!asks(Some(QUOTA), None, 1), "raised by hand, or not at all");
-        assert!(!AutoDisarm::new(Quota::new(Some(QUOTA)), false).step(Duration::ZERO, Some((RAISED, FULL)), PAGE_BYTES));
+        assert!(!AutoDisarm::new(Quota::new(Some(QUOTA)), false).step(
+            Duration::ZERO,
+            Some((RAISED, FULL)),
+            PAGE_BYTES
+        ));
     }
 
     #[test]
