@@ -326,10 +326,12 @@ impl RaftNode {
                     "sent-request-id" => asked, "retry-timeout" => ?READ_RETRY);
             }
             Effect::StatusChanged(status) => self.status_changed(status, now),
-            Effect::InstallSnapshot { position, .. } => {
-                // No peer can send one before clusters exist; to go on without installing it would lose data.
+            Effect::ReplaceLog(replace) => {
+                // To go on without installing it would lose data.
+                let position = replace.position;
                 crate::process::fatal(&self.log, &format!("received a snapshot at {position:?}, which needs peers"));
             }
+            Effect::InstallSnapshot { .. } | Effect::SnapshotWanted { .. } => {}
         }
     }
 

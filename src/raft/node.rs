@@ -16,6 +16,10 @@
 //!
 //! It does not touch a disk, a socket or a clock, and does not know what an entry means.
 
+mod snapshots;
+
+pub use self::snapshots::ReplaceLog;
+
 use crate::ids::{LogIndex, MemberId, RequestId, Term};
 use crate::membership::checks::Progress;
 use crate::raft::forwarded::ForwardedProposal;
@@ -114,12 +118,17 @@ pub enum Effect {
         asked: u64,
     },
     StatusChanged(Status),
-    /// Raft accepted a snapshot from the leader: state and log are to be replaced by it.
+    /// Raft accepted a snapshot from the leader: the log begins anew behind it.
+    ReplaceLog(ReplaceLog),
+    /// The log has been replaced; now the state is.
     InstallSnapshot {
-        number: u64,
-        position: (LogIndex, Term),
-        conf_state: ConfState,
-        hard_state: Option<HardState>,
+        position: LogPosition,
+    },
+    /// A follower needs what the log no longer holds. Said again and again until one is offered.
+    SnapshotWanted {
+        to: MemberId,
+        /// It has to contain this entry.
+        index_min: LogIndex,
     },
 }
 
@@ -175,6 +184,8 @@ struct LogWrite {
     /// The newest Ready that is persisted with it: Readies that had nothing to write follow the write before them.
     persists: u64,
     messages: Vec<Message>,
+    /// The log is replaced by a snapshot there.
+    installs: Option<LogPosition>,
 }
 
 pub struct Node {
@@ -319,6 +330,9 @@ impl Node {
         if message.to != self.settings.id.0 || self.breaks_progress(&message) || self.is_beyond_log(&message) {
             return;
         }
+        if message.get_msg_type() == MessageType::MsgTimeoutNow && self.is_replacing_log() {
+            return;
+        }
         // The only errors are "unknown peer" and "local message": both mean "not for us".
         let _ = self.raft.step(message);
     }
@@ -352,7 +366,9 @@ impl Node {
 
     /// One [`TICK`] of time has passed.
     pub fn tick(&mut self, now: Duration) {
-        self.raft.tick();
+        if !self.is_replacing_log() {
+            self.raft.tick();
+        }
         if let Some(round) = self.read_round.take_if(|round| now >= round.asked_at + READ_RETRY) {
             // The context is spent: raft-rs may still answer it, and that answer must not count.
             self.reads_new.splice(0..0, round.reads);
@@ -364,6 +380,9 @@ impl Node {
         while self.log_writes.front().is_some_and(|write| write.number <= number) {
             if let Some(write) = self.log_writes.pop_front() {
                 self.raft.on_persist_ready(write.persists);
+                if let Some(position) = write.installs {
+                    self.log_replaced(position, effects);
+                }
                 if !write.messages.is_empty() {
                     effects.push(Effect::Send(write.messages));
                 }
@@ -376,7 +395,7 @@ impl Node {
         assert!(index.0 >= self.applied, "applied index went back from {} to {index}", self.applied);
         self.slices_at_applier = self.slices_at_applier.saturating_sub(1);
         self.applied = index.0;
-        self.raft.advance_apply_to(index.0);
+        self.advance_apply(index.0);
         if self.is_only_voter() {
             // Nobody will ask for them. With followers, entries stay until the log is cut.
             self.raft.mut_store().shrink_to(index.0);
@@ -387,7 +406,7 @@ impl Node {
     /// Nobody else can be leader: waiting for an election time-out would only delay the start. raft refuses while a
     /// committed conf change is not applied, as at each start that replays the first entry; so this is asked again.
     fn campaign_alone(&mut self) {
-        if self.raft.raft.state == StateRole::Follower {
+        if self.raft.raft.state == StateRole::Follower && !self.is_replacing_log() {
             // A refusal costs the time-out, nothing else.
             let _ = self.raft.campaign();
         }
@@ -419,6 +438,7 @@ impl Node {
         while self.log_writes.len() < LOG_WRITES_MAX && self.raft.has_ready() {
             self.take_ready(effects);
         }
+        self.tell_snapshot_wanted(effects);
         self.tell_status(effects);
         self.hand_to_applier(effects);
         self.answer_reads(effects);
@@ -522,11 +542,14 @@ impl Node {
                 self.reads_confirmed.push_back((state.index, round.reads));
             }
         }
+        let snapshot = (!ready.snapshot().is_empty()).then(|| ready.snapshot().get_metadata().clone());
+        if snapshot.is_some() {
+            self.forget_replaced(effects);
+        }
         self.committed.extend(ready.take_committed_entries());
         let waiting = ready.take_persisted_messages();
         let entries = ready.take_entries();
         let hard_state = ready.hs().cloned();
-        let snapshot = (!ready.snapshot().is_empty()).then(|| ready.snapshot().get_metadata().clone());
         let must_write = ready.must_sync() || !entries.is_empty();
 
         let store = self.raft.mut_store();
@@ -534,26 +557,26 @@ impl Node {
             store.set_hard_state(hard_state.clone());
             self.hard_state_unsaved = Some(hard_state.clone());
         }
-        if let Some(metadata) = &snapshot {
+        let replaced = snapshot.map(|metadata| {
             let position = LogPosition::new(metadata.index, metadata.term);
             store.restore(position, metadata.get_conf_state().clone());
-        }
+            let mut hard_state = store.hard_state().clone();
+            hard_state.commit = metadata.index;
+            (position, metadata.get_conf_state().clone(), hard_state)
+        });
         store.append(&entries);
         self.raft.advance_append_async(ready);
 
         if must_write {
-            self.log_writes.push_back(LogWrite { number, persists: number, messages: waiting });
-            let hard_state = self.hard_state_unsaved.take();
-            if let Some(metadata) = snapshot {
-                effects.push(Effect::InstallSnapshot {
-                    number,
-                    position: (LogIndex(metadata.index), Term(metadata.term)),
-                    conf_state: metadata.get_conf_state().clone(),
-                    hard_state,
-                });
-            } else {
-                effects.push(Effect::AppendLog(AppendLog { number, entries, hard_state }));
-            }
+            let installs = replaced.as_ref().map(|(position, ..)| *position);
+            self.log_writes.push_back(LogWrite { number, persists: number, messages: waiting, installs });
+            let append = AppendLog { number, entries, hard_state: self.hard_state_unsaved.take() };
+            effects.push(match replaced {
+                Some((position, conf_state, hard_state)) => {
+                    Effect::ReplaceLog(ReplaceLog { position, conf_state, hard_state, then: append })
+                }
+                None => Effect::AppendLog(append),
+            });
         } else if let Some(last) = self.log_writes.back_mut() {
             last.persists = number;
             last.messages.extend(waiting);

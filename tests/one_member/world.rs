@@ -293,7 +293,9 @@ impl World {
                     );
                 }
                 Effect::ReadsLate { .. } => {}
-                Effect::InstallSnapshot { .. } => panic!("a lone member has nobody to get a snapshot from"),
+                Effect::ReplaceLog(_) | Effect::InstallSnapshot { .. } | Effect::SnapshotWanted { .. } => {
+                    panic!("a lone member has nobody to get a snapshot from, or to send one to")
+                }
             }
         }
     }

@@ -92,7 +92,9 @@ impl Cluster {
                 }
                 Effect::Failed(request, error) => self.failed.push((request, error)),
                 Effect::ReadsReady(_) | Effect::ReadsLate { .. } | Effect::StatusChanged(_) => {}
-                Effect::InstallSnapshot { .. } => panic!("nobody is behind"),
+                Effect::ReplaceLog(_) | Effect::InstallSnapshot { .. } | Effect::SnapshotWanted { .. } => {
+                    panic!("nobody is behind")
+                }
             }
             self.carry_out(place, more);
         }
