@@ -10,6 +10,7 @@ pub mod compaction;
 pub mod config;
 pub mod fuzz;
 pub mod ids;
+pub mod installation;
 pub mod lease;
 pub mod member;
 pub mod membership;

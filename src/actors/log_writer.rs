@@ -1,8 +1,8 @@
 //! Writes the raft log; the only place that does.
 //!
 //! ```text
-//!   RaftNode ──AppendLog──▶ LogWriter ──LogPersisted──▶ RaftNode
-//!   Snapshotter ──TruncateLog──▶ LogWriter
+//!   RaftNode ──AppendLog, ReplaceLog──▶ LogWriter ──LogPersisted──▶ RaftNode
+//!   Snapshotter ──TruncateLog──▶ LogWriter ◀──ClearPendingInstall── Applier
 //! ```
 //!
 //! It takes all writes that are queued into one batch and one fsync, while RaftNode goes on stepping: under load the
@@ -12,9 +12,10 @@
 use crate::actors::raft_node::LogPersisted;
 use crate::actors::snapshotter::LogGrown;
 use crate::process;
-use crate::raft::log::{LogStore, LogWrite};
+use crate::raft::log::{Install, LogError, LogStore, LogWrite};
 use crate::raft::node;
 use crate::raft::terms::LogPosition;
+use crate::snapshot::file_name;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::SpanContext;
@@ -49,10 +50,27 @@ pub struct TruncateLog {
     pub conf_state: ConfState,
 }
 
+/// Command: the log begins anew behind a snapshot of the leader, whose file is in `snap/`. Durable in one step, with the name
+/// of the file that the state has yet to be replaced by. Then say so by [`LogPersisted`].
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ReplaceLog {
+    pub replace: node::ReplaceLog,
+}
+
+/// Command: the state has been replaced by the snapshot at `position`; a start need not do it.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct ClearPendingInstall {
+    pub position: LogPosition,
+}
+
 pub struct LogWriter {
     store: Box<dyn LogStore>,
     raft_node: Recipient<LogPersisted>,
     snapshotter: Recipient<LogGrown>,
+    /// The newest snapshot that the state is to be replaced by.
+    pending_install: Option<LogPosition>,
     /// Live bytes that the Snapshotter was last told.
     told_bytes: u64,
     queue: Vec<AppendLog>,
@@ -75,6 +93,7 @@ impl LogWriter {
             store,
             raft_node,
             snapshotter,
+            pending_install: None,
             told_bytes: 0,
             queue: Vec::new(),
             write_is_due: false,
@@ -126,6 +145,20 @@ impl LogWriter {
     }
 }
 
+impl LogWriter {
+    fn replace(&mut self, replace: node::ReplaceLog) -> Result<(), LogError> {
+        let node::ReplaceLog { position, conf_state, hard_state, then } = replace;
+        self.store.replace(&Install { position, conf_state, hard_state, pending: Some(file_name(position)) })?;
+        self.pending_install = Some(position);
+        let is_more =
+            !then.entries.is_empty() || then.hard_state.as_ref().is_some_and(|state| state.commit > position.index.0);
+        if is_more {
+            self.store.append(&LogWrite { entries: then.entries, hard_state: then.hard_state, must_sync: true })?;
+        }
+        Ok(())
+    }
+}
+
 impl Actor for LogWriter {
     type Context = Context<Self>;
 }
@@ -165,5 +198,36 @@ impl Handler<TruncateLog> for LogWriter {
         }
         slog::info!(self.log, "cut the raft log"; "up-to-index" => truncate.position.index.0, "live-bytes" => self.store.size().live_bytes);
         self.tell_growth();
+    }
+}
+
+impl Handler<ReplaceLog> for LogWriter {
+    type Result = ();
+
+    fn handle(&mut self, command: ReplaceLog, _: &mut Self::Context) {
+        // What came before goes before: it may hold a vote.
+        self.write_queued();
+        let (number, position) = (command.replace.then.number, command.replace.position);
+        if let Err(error) = process::disk_work(WRITE_FAILED, || self.replace(command.replace)) {
+            process::fatal(&self.log, &format!("the raft log could not be replaced: {error}"));
+        }
+        slog::info!(self.log, "the raft log begins anew, behind a snapshot of the leader";
+            "snapshot-index" => position.index.0, "snapshot-term" => position.term.0);
+        self.raft_node.do_send(LogPersisted { number });
+        self.tell_growth();
+    }
+}
+
+impl Handler<ClearPendingInstall> for LogWriter {
+    type Result = ();
+
+    fn handle(&mut self, command: ClearPendingInstall, _: &mut Self::Context) {
+        // Another one may have been accepted since, and is still to be installed.
+        if self.pending_install.take_if(|pending| *pending == command.position).is_none() {
+            return;
+        }
+        if let Err(error) = process::disk_work(WRITE_FAILED, || self.store.clear_pending_install()) {
+            process::fatal(&self.log, &format!("{WRITE_FAILED}: {error}"));
+        }
     }
 }

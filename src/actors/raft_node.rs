@@ -9,10 +9,10 @@
 //! large or old), keeps the reply channels of waiting requests, and turns effects into mail.
 
 use crate::actors::Tick;
-use crate::actors::applier::{EntriesCommitted, Waiter};
-use crate::actors::log_writer::AppendLog;
+use crate::actors::applier::{EntriesCommitted, InstallSnapshot, SnapshotInstalled, Waiter};
+use crate::actors::log_writer::{AppendLog, ReplaceLog};
 use crate::actors::peer_links::Send;
-use crate::actors::snapshotter::LogCut;
+use crate::actors::snapshotter::{LogCut, SnapshotOffered, SnapshotSent, SnapshotWithdrawn};
 use crate::cast::{Published, Reply, RequestError};
 use crate::ids::{LeaseId, LogIndex, MemberId, RequestId, Term};
 use crate::lease::Grant;
@@ -151,10 +151,22 @@ pub struct LeaderChanged {
     pub now: Duration,
 }
 
+/// Event, from RaftNode: a follower needs entries that the log no longer holds. Said again until a snapshot is offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct SnapshotWanted {
+    pub to: MemberId,
+    /// It has to contain this entry.
+    pub index_min: LogIndex,
+}
+
 /// Where RaftNode's mail goes.
 pub struct Links {
     pub log_writer: Recipient<AppendLog>,
+    pub replace_log: Recipient<ReplaceLog>,
     pub applier: Recipient<EntriesCommitted>,
+    pub install_snapshot: Recipient<InstallSnapshot>,
+    pub snapshot_wanted: Recipient<SnapshotWanted>,
     pub peer_links: Recipient<Send>,
     pub leader_changed: Vec<Recipient<LeaderChanged>>,
 }
@@ -326,12 +338,11 @@ impl RaftNode {
                     "sent-request-id" => asked, "retry-timeout" => ?READ_RETRY);
             }
             Effect::StatusChanged(status) => self.status_changed(status, now),
-            Effect::ReplaceLog(replace) => {
-                // To go on without installing it would lose data.
-                let position = replace.position;
-                crate::process::fatal(&self.log, &format!("received a snapshot at {position:?}, which needs peers"));
+            Effect::ReplaceLog(replace) => self.links.replace_log.do_send(ReplaceLog { replace }),
+            Effect::InstallSnapshot { position } => self.links.install_snapshot.do_send(InstallSnapshot { position }),
+            Effect::SnapshotWanted { to, index_min } => {
+                self.links.snapshot_wanted.do_send(SnapshotWanted { to, index_min });
             }
-            Effect::InstallSnapshot { .. } | Effect::SnapshotWanted { .. } => {}
         }
     }
 
@@ -560,6 +571,42 @@ impl Handler<LogCut> for RaftNode {
 
     fn handle(&mut self, cut: LogCut, _: &mut Self::Context) {
         self.node.log_cut(cut.position);
+    }
+}
+
+impl Handler<SnapshotOffered> for RaftNode {
+    type Result = ();
+
+    /// Raft asks again with the next answer to a heartbeat.
+    fn handle(&mut self, offered: SnapshotOffered, _: &mut Self::Context) {
+        self.node.snapshot_offered(offered.position, offered.conf_state);
+    }
+}
+
+impl Handler<SnapshotWithdrawn> for RaftNode {
+    type Result = ();
+
+    fn handle(&mut self, _: SnapshotWithdrawn, _: &mut Self::Context) {
+        self.node.snapshot_withdrawn();
+    }
+}
+
+impl Handler<SnapshotSent> for RaftNode {
+    type Result = ();
+
+    fn handle(&mut self, sent: SnapshotSent, context: &mut Self::Context) {
+        self.node.snapshot_sent(sent.to, sent.ok);
+        self.batch(0, self.clock.now(), context);
+    }
+}
+
+impl Handler<SnapshotInstalled> for RaftNode {
+    type Result = ();
+
+    fn handle(&mut self, installed: SnapshotInstalled, context: &mut Self::Context) {
+        self.node.install_finished(installed.position);
+        self.metrics.server.proposals_applied.set(installed.position.index.0 as i64);
+        self.batch(0, self.clock.now(), context);
     }
 }
 

@@ -16,8 +16,10 @@
 //! - `service`, `handlers`: the answering end.
 //! - `roster`: who there is, and since when we reach them.
 //! - `calls`: single questions to a peer.
+//! - `courier`, `reception`: a snapshot on its way, seen from both ends.
 
 pub mod calls;
+pub mod courier;
 pub mod dial;
 pub mod flight;
 pub mod guard;
@@ -26,6 +28,7 @@ pub mod lane;
 pub mod outbox;
 pub mod pauses;
 pub mod quiet;
+pub mod reception;
 pub mod roster;
 pub mod service;
 #[cfg(test)]

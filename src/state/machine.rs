@@ -13,6 +13,7 @@ use crate::membership::downgrade::{self, Release};
 use crate::membership::members::Members;
 use crate::mvcc::{Changes, Compacted, Deleted, MvccError, OpCounts, Slice, Store, StoreError};
 use crate::quota::{self, Quota, Shortage, cost};
+use crate::raft::terms::LogPosition;
 use crate::state::alarms::{Alarm, Alarms, Fence, Raised};
 use crate::state::membership::{self, MembersInSlice, MembershipChanged};
 use crate::state::rows::{self, AppliedPosition};
@@ -150,6 +151,11 @@ impl Machine {
 
     pub fn applied(&self) -> LogIndex {
         self.applied.index
+    }
+
+    /// Of the last applied entry.
+    pub fn position(&self) -> LogPosition {
+        LogPosition { index: self.applied.index, term: self.applied.term }
     }
 
     /// Another `Arc` after each change.

@@ -28,9 +28,8 @@ pub struct ReplaceLog {
 impl Node {
     /// A snapshot is there that raft may send. It holds the state after `position`, and `conf_state` is the membership then.
     pub fn snapshot_offered(&mut self, position: LogPosition, conf_state: ConfState) {
-        let mut metadata = SnapshotMetadata::default();
-        metadata.index = position.index.0;
-        metadata.term = position.term.0;
+        let LogPosition { index, term } = position;
+        let mut metadata = SnapshotMetadata { index: index.0, term: term.0, ..SnapshotMetadata::default() };
         metadata.set_conf_state(conf_state);
         let mut snapshot = Snapshot::default();
         snapshot.set_metadata(metadata);
