@@ -7,12 +7,14 @@
 //! A backend that is lost, damaged or does not fit the log is set aside and rebuilt from a snapshot and the log. Where that
 //! is not possible the start fails: a member never serves an empty store in the place of one that it had.
 
+mod first_start;
+
+use self::first_start::{FirstStart, FirstStartError, first_start};
 use crate::cast::Identity;
 use crate::config::{BootstrapError, Config};
 use crate::ids::{LogIndex, MemberId};
 use crate::installation::{self, InstallError};
 use crate::lease::LeaseKeeper;
-use crate::membership::ids::initial_ids;
 use crate::raft::log::{EngineLog, EngineLogOptions, LogError, LogStore};
 use crate::raft::node::{Node, Settings, TICK};
 use crate::raft::terms::LogPosition;
@@ -35,6 +37,8 @@ pub enum BootError {
     DataDir(#[from] DataDirError),
     #[error(transparent)]
     Bootstrap(#[from] BootstrapError),
+    #[error(transparent)]
+    FirstStart(#[from] FirstStartError),
     #[error(transparent)]
     Log(#[from] LogError),
     #[error(transparent)]
@@ -60,6 +64,8 @@ pub enum BootError {
 pub struct Boot {
     pub cores: Cores,
     pub identity: Identity,
+    /// Members that are known before the log tells of any, with their peer URLs.
+    pub others: Vec<(MemberId, Vec<String>)>,
     pub data_dir: Arc<DataDir>,
 }
 
@@ -81,12 +87,16 @@ pub fn boot(config: &Config, clock: Clock, log: &Logger) -> Result<Boot, BootErr
 
     info!(log, "bootstrapping cluster");
     let is_new = data_dir.format().is_none();
-    let identity = match data_dir.format() {
-        Some(format) => Identity { cluster: format.cluster_id, member: format.member_id },
+    let FirstStart { identity, others } = match data_dir.format() {
+        Some(format) => {
+            let identity = Identity { cluster: format.cluster_id, member: format.member_id };
+            FirstStart { identity, others: Vec::new() }
+        }
         None => {
-            let identity = found(config, &mut log_store)?;
-            data_dir.commit_format(Format::new(config.storage, identity.cluster, identity.member))?;
-            identity
+            let started = first_start(config, &mut log_store, clock, log)?;
+            let Identity { cluster, member } = started.identity;
+            data_dir.commit_format(Format::new(config.storage, cluster, member))?;
+            started
         }
     };
     info!(log, "bootstrapping storage");
@@ -123,7 +133,7 @@ pub fn boot(config: &Config, clock: Clock, log: &Logger) -> Result<Boot, BootErr
     let cores =
         Cores { node, log_store, machine, hub, leases, snapshots, snapshot_policy, data_dir: Arc::clone(&data_dir) };
     info!(log, "bootstrap successfully");
-    Ok(Boot { cores, identity, data_dir })
+    Ok(Boot { cores, identity, others, data_dir })
 }
 
 fn raft_settings(config: &Config, id: MemberId, clock: Clock) -> Settings {
@@ -136,31 +146,10 @@ fn raft_settings(config: &Config, id: MemberId, clock: Clock) -> Settings {
         heartbeat_ticks: ticks(config.heartbeat_interval),
         pre_vote: config.pre_vote,
         request_timeout: config.request_timeout(),
+        catchup_entries: config.snapshot_catchup_entries,
         seed: boot,
         boot,
     }
-}
-
-/// The first start: who we are follows from the configuration, and the first log says who else there is.
-fn found(config: &Config, log_store: &mut EngineLog) -> Result<Identity, BootError> {
-    let cluster = config.verify_new_cluster(&mut resolve)?;
-    let ids = initial_ids(&cluster, &config.initial_cluster_token);
-    let members: Vec<_> = cluster
-        .iter()
-        .map(|(name, urls)| {
-            let urls: Vec<String> = urls.iter().map(ToString::to_string).collect();
-            recovery::initial_member(ids.members[name], &urls)
-        })
-        .collect();
-    recovery::begin(log_store, &members)?;
-    let identity = Identity { cluster: ids.cluster, member: ids.members[&config.name] };
-    Ok(identity)
-}
-
-fn resolve(host: &str) -> Result<std::net::IpAddr, String> {
-    use std::net::ToSocketAddrs as _;
-    let mut addresses = (host, 0).to_socket_addrs().map_err(|error| error.to_string())?;
-    addresses.next().map(|address| address.ip()).ok_or_else(|| format!("{host} has no address"))
 }
 
 /// The backend as it is if it fits the log; else one filled from the snapshot whose install was cut short, or from the newest

@@ -14,6 +14,7 @@ use crate::actors::snapshotter::{ExportError, Snapshotter};
 use crate::actors::watch_hub::WatchHub;
 use crate::api::call_notes::{self, Asked};
 use crate::api::permit::Permit;
+use crate::api::status::Wire;
 use crate::ids::{ClusterId, MemberId};
 use crate::lease::LeaseError;
 use crate::membership::MembershipError;
@@ -103,9 +104,18 @@ pub enum RequestError {
     Queue(#[from] QueueError),
     #[error("the caller's deadline has passed")]
     DeadlineExceeded,
+    /// What the leader answered, whom this member asked.
+    #[error("{}", .0.message)]
+    OfPeer(Wire),
     /// Of Lock and Election, whose callers get every error without its code.
     #[error(transparent)]
     Uncoded(Box<RequestError>),
+}
+
+impl RequestError {
+    pub fn of_peer(status: &tonic::Status) -> Self {
+        RequestError::OfPeer(Wire { code: status.code(), message: status.message().to_owned() })
+    }
 }
 
 /// A value that one actor writes and anybody reads, without waiting for either.
@@ -445,7 +455,8 @@ impl Cast {
         &self.0.addresses.lease_keeper
     }
 
-    pub fn raft_node(&self, _permit: &Permit) -> &Addr<RaftNode> {
+    /// For leadership that moves; who asked for it was checked before.
+    pub(crate) fn own_raft_node(&self) -> &Addr<RaftNode> {
         &self.0.addresses.raft_node
     }
 

@@ -9,6 +9,7 @@ pub mod cast;
 pub mod compaction;
 pub mod config;
 pub mod fuzz;
+pub mod handover;
 pub mod ids;
 pub mod installation;
 pub mod lease;

@@ -15,6 +15,7 @@ use crate::boot::{self, Boot, BootError};
 use crate::cast::{Cast, Identity, Limits, RequestError};
 use crate::compaction::pace;
 use crate::config::{CASTD_VERSION, CLUSTER_VERSION, Config, ETCD_VERSION};
+use crate::handover::{Patience, hand_over};
 use crate::membership::urls::UrlSet;
 use crate::peer::handlers::Handlers;
 use crate::peer::service::PeerService;
@@ -64,13 +65,15 @@ pub struct Member {
     /// Of the peer port: what clients ask for must not hold up heartbeats.
     peer_runtime: Runtime,
     ports: Ports,
-    /// How long requests in flight may take once the member is told to stop: as long as etcd gives them.
-    grace: Duration,
+    /// How long requests in flight may take once the member is told to stop, as long as etcd gives them; and leadership to
+    /// move to another member before that.
+    patience: Patience,
     running: Running,
     stopping: CancellationToken,
     removed: CancellationToken,
     tracing: Tracing,
     cast: Cast,
+    clock: Clock,
     /// With the fields that the lines about the end have.
     log: Logger,
     /// Its lock is held until the very end.
@@ -97,7 +100,7 @@ impl Member {
         let tracing = Tracing::start(&config.tracing, log)?;
         let metrics = Metrics::new(config.metrics);
 
-        let Boot { cores, identity, data_dir } = boot::boot(config, clock, log)?;
+        let Boot { cores, identity, others, data_dir } = boot::boot(config, clock, log)?;
         let storage = config.storage.to_string();
         metrics.identify(identity.member, ETCD_VERSION, Build { version: CASTD_VERSION, storage: &storage });
         for (gate, stage, on) in config.feature_gates.all() {
@@ -134,6 +137,7 @@ impl Member {
                 },
             },
             peers: peer_settings(config, identity),
+            others,
             request_timeout: config.request_timeout(),
         };
         let frame_bytes_max = around.peers.frame_bytes_max;
@@ -155,6 +159,7 @@ impl Member {
             metrics: metrics.clone(),
             settings: EdgeSettings {
                 election_timeout: config.election_timeout,
+                request_timeout: config.request_timeout(),
                 is_reconfig_strict: config.strict_reconfig_check,
                 learners_max: u32::try_from(config.max_learners).unwrap_or(u32::MAX),
                 stops_serving_on_defragment: config.feature_gates.is_on("StopGRPCServiceOnDefrag"),
@@ -194,7 +199,13 @@ impl Member {
             gateway,
             log: log.clone(),
         };
-        let handlers = Handlers { snapshots: Some(reception), ..Handlers::default() };
+        let leader_calls = Arc::new(edge.clone());
+        let handlers = Handlers {
+            snapshots: Some(reception),
+            leases: Some(leader_calls.clone()),
+            promotion: Some(leader_calls),
+            ..Handlers::default()
+        };
         let peers = PeerService::server(inbound, handlers, stopping.clone(), frame_bytes_max);
         let served = Served {
             routes: edge.routes(),
@@ -208,7 +219,8 @@ impl Member {
             runtime,
             peer_runtime,
             ports,
-            grace: config.request_timeout(),
+            patience: Patience { election_timeout: config.election_timeout, all: config.request_timeout() },
+            clock,
             running,
             stopping,
             removed,
@@ -240,16 +252,17 @@ impl Member {
         });
     }
 
-    /// Lets requests in flight finish, ends all threads, and makes the backend durable, so that the next start has nothing
+    /// Hands leadership over, lets requests in flight finish, ends all threads, and makes the backend durable, so that the next start has nothing
     /// to replay.
     pub fn stop(self) {
-        let Member { runtime, peer_runtime, ports, grace, running, stopping, tracing, cast, log, .. } = self;
+        let Member { runtime, peer_runtime, ports, patience, running, stopping, tracing, .. } = self;
+        let Member { cast, clock, log, .. } = self;
         info!(log, "closing etcd server");
-        say_who_leads_on(&cast, &log);
+        runtime.block_on(hand_over(&cast, patience, clock, &log));
         let published = cast.published_view();
         drop(cast);
         stopping.cancel();
-        runtime.block_on(ports.stop(grace));
+        runtime.block_on(ports.stop(patience.all));
         runtime.shutdown_timeout(THREADS_GRACE);
         peer_runtime.shutdown_timeout(THREADS_GRACE);
         running.stop();
@@ -306,18 +319,6 @@ async fn publish(
     }
     metrics.set_cluster_version(CLUSTER_VERSION.trim_end_matches(".0"));
     Ok(())
-}
-
-/// etcd's line about the leadership of a member that goes: there is nobody to hand it to.
-fn say_who_leads_on(cast: &Cast, log: &Logger) {
-    let status = cast.status();
-    let leader = status.leader.map_or_else(|| "0".to_owned(), |leader| leader.to_string());
-    let text = if status.is_leader {
-        "skipped leadership transfer for single voting member cluster"
-    } else {
-        "skipped leadership transfer; local server is not leader"
-    };
-    info!(log, "{text}"; "local-member-id" => %cast.identity().member, "current-leader-member-id" => leader);
 }
 
 fn urls(urls: &UrlSet) -> slog::Serde<Vec<String>> {

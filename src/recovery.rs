@@ -1,7 +1,7 @@
 //! From what is on disk to cores that can go on: the first start, and every later one.
 //!
 //! ```text
-//!   LogStore + Backend ──begin──▶ first log        (a member's first start)
+//!   LogStore + Backend ──begin, begin_joining──▶ first log        (a member's first start)
 //!                      ──recover──▶ Machine + Window
 //! ```
 //!
@@ -57,6 +57,17 @@ pub fn begin(log: &mut dyn LogStore, members: &[Member]) -> Result<(), LogError>
     log.replace(&Install { position, conf_state, hard_state: HardState::default(), pending: None })?;
     let hard_state = HardState { term: FIRST_TERM, commit, ..Default::default() };
     log.append(&LogWrite { entries, hard_state: Some(hard_state), must_sync: true })?;
+    Ok(())
+}
+
+/// Begins the log of a member that joins a running cluster: all that is in it will come from there. Durable on return.
+///
+/// # Errors
+/// When the log cannot be written.
+pub fn begin_joining(log: &mut dyn LogStore) -> Result<(), LogError> {
+    let position = LogPosition::new(0, 0);
+    let (conf_state, hard_state) = Default::default();
+    log.replace(&Install { position, conf_state, hard_state, pending: None })?;
     Ok(())
 }
 

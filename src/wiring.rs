@@ -12,12 +12,13 @@ use crate::actors::applier::{self, Applier};
 use crate::actors::compactor::{self, Compactor};
 use crate::actors::lease_keeper::LeaseKeeper;
 use crate::actors::log_writer::LogWriter;
-use crate::actors::peer_links::{self, PeerLinks};
+use crate::actors::peer_links::{self, PeerIntroduced, PeerLinks};
 use crate::actors::raft_node::{self, RaftNode};
 use crate::actors::snapshotter::{self, SendSnapshot, Snapshotter};
 use crate::actors::ticker::{Listener, Ticker};
 use crate::actors::watch_hub::WatchHub;
 use crate::cast::{Addresses, Cast, Identity, Limits, PeerAccess, Published};
+use crate::ids::MemberId;
 use crate::lease::LeaseKeeper as LeaseCore;
 use crate::peer::PeerSettings;
 use crate::peer::calls::PeerCalls;
@@ -73,6 +74,8 @@ pub struct Surroundings {
     pub limits: Limits,
     pub applier: applier::Settings,
     pub peers: PeerSettings,
+    /// Members that are known before the log tells of any.
+    pub others: Vec<(MemberId, Vec<String>)>,
     pub compactor: compactor::Settings,
     pub request_timeout: Duration,
 }
@@ -144,7 +147,7 @@ impl<A: Actor<Context = Context<A>> + Send> Mailbox<A> {
 /// When the system has no thread left.
 pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::io::Result<Started> {
     let (system, arbiters, thread) = threads(placement)?;
-    let Surroundings { clock, metrics, log, identity, limits, request_timeout, peers, .. } = around;
+    let Surroundings { clock, metrics, log, identity, limits, request_timeout, peers, others, .. } = around;
     let view = Published::new(cores.machine.view());
     let status = Published::new(cores.node.status());
     let roster = Published::new(Roster::new(Arc::clone(cores.machine.members())));
@@ -182,10 +185,12 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
     let raft_links = raft_node::Links {
         log_writer: log_writer.address.clone().recipient(),
         replace_log: log_writer.address.clone().recipient(),
+        fetch_log: log_writer.address.clone().recipient(),
         applier: applier.address.clone().recipient(),
         install_snapshot: applier.address.clone().recipient(),
         snapshot_wanted: snapshotter.address.clone().recipient(),
         peer_links: peer_links.address.clone().recipient(),
+        forward: peer_links.address.clone().recipient(),
         leader_changed: vec![lease_keeper.address.clone().recipient(), compactor.address.clone().recipient()],
     };
     let applier_links = applier::Links {
@@ -236,6 +241,7 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
         &arbiters.log_writer,
         LogWriter::new(
             cores.log_store,
+            raft_node.address.clone().recipient(),
             raft_node.address.clone().recipient(),
             snapshotter.address.clone().recipient(),
             clock,
@@ -308,11 +314,15 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
     let calls = PeerCalls::new(identity, roster.clone(), peers.open_timeout());
     let link_links = peer_links::Links {
         unreachable: raft_node.address.clone().recipient(),
+        link_changed: raft_node.address.clone().recipient(),
         snapshots: Some(Arc::new(move |message| send_snapshot.do_send(SendSnapshot { message }))),
         roster,
         connections: connections.clone(),
         removed: removed.clone(),
     };
+    for (peer, urls) in others {
+        peer_links.address.do_send(PeerIntroduced { peer, urls });
+    }
     peer_links.run(
         &arbiters.peer_links,
         PeerLinks::new(peers, link_links, clock, metrics.clone(), log.new(o!("actor" => "PeerLinks"))),

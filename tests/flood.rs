@@ -4,8 +4,8 @@
 
 use actix::{Actor, Addr, Arbiter, Context, Handler, Recipient, System};
 use castd::actors::applier::{EntriesCommitted, InstallSnapshot};
-use castd::actors::log_writer::{AppendLog, ReplaceLog};
-use castd::actors::peer_links::Send;
+use castd::actors::log_writer::{AppendLog, FetchLog, ReplaceLog};
+use castd::actors::peer_links::{Forward, Send};
 use castd::actors::raft_node::{Applied, Links, LogPersisted, Propose, RaftNode, SnapshotWanted, Step};
 use castd::actors::ticker::{Listener, Ticker};
 use castd::cast::{Published, Reply};
@@ -64,6 +64,14 @@ impl Handler<Send> for Peer {
     }
 }
 
+impl Handler<Forward> for Peer {
+    type Result = ();
+
+    fn handle(&mut self, _: Forward, _: &mut Self::Context) {
+        panic!("the peer never leads");
+    }
+}
+
 struct InstantLog(Recipient<LogPersisted>);
 
 impl Actor for InstantLog {
@@ -75,6 +83,14 @@ impl Handler<AppendLog> for InstantLog {
 
     fn handle(&mut self, append: AppendLog, _: &mut Self::Context) {
         self.0.do_send(LogPersisted { number: append.write.number });
+    }
+}
+
+impl Handler<FetchLog> for InstantLog {
+    type Result = ();
+
+    fn handle(&mut self, _: FetchLog, _: &mut Self::Context) {
+        panic!("the peer is never behind");
     }
 }
 
@@ -142,6 +158,7 @@ fn two_voters(log: &slog::Logger) -> Node {
         heartbeat_ticks: 10,
         pre_vote: true,
         request_timeout: Duration::from_secs(7),
+        catchup_entries: 5_000,
         seed: 1,
         boot: 1,
     };
@@ -164,25 +181,27 @@ fn a_leader_keeps_its_heartbeat_under_a_flood_of_proposals() {
         let (sender, receiver) = actix::dev::channel::channel(16);
         let raft_node = Addr::<RaftNode>::new(sender);
         let nobody = Nobody::start_in_arbiter(&Arbiter::new().handle(), |_| Nobody);
+        let instant_log = InstantLog::start_in_arbiter(&Arbiter::new().handle(), {
+            let raft_node = raft_node.clone().recipient();
+            move |_| InstantLog(raft_node)
+        });
+        let peer = Peer::start_in_arbiter(&Arbiter::new().handle(), {
+            let leader = raft_node.clone().recipient();
+            move |_| Peer { leader, clock, heartbeats: beats }
+        });
         let links = Links {
+            log_writer: instant_log.clone().recipient(),
             replace_log: nobody.clone().recipient(),
+            fetch_log: instant_log.recipient(),
             install_snapshot: nobody.clone().recipient(),
             snapshot_wanted: nobody.recipient(),
-            log_writer: InstantLog::start_in_arbiter(&Arbiter::new().handle(), {
-                let raft_node = raft_node.clone().recipient();
-                move |_| InstantLog(raft_node)
-            })
-            .recipient(),
             applier: InstantApplier::start_in_arbiter(&Arbiter::new().handle(), {
                 let raft_node = raft_node.clone().recipient();
                 move |_| InstantApplier { raft_node, applied: done }
             })
             .recipient(),
-            peer_links: Peer::start_in_arbiter(&Arbiter::new().handle(), {
-                let leader = raft_node.clone().recipient();
-                move |_| Peer { leader, clock, heartbeats: beats }
-            })
-            .recipient(),
+            peer_links: peer.clone().recipient(),
+            forward: peer.recipient(),
             leader_changed: Vec::new(),
         };
         Arbiter::new().spawn_fn(move || {

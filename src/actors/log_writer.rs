@@ -1,7 +1,7 @@
 //! Writes the raft log; the only place that does.
 //!
 //! ```text
-//!   RaftNode ──AppendLog, ReplaceLog──▶ LogWriter ──LogPersisted──▶ RaftNode
+//!   RaftNode ──AppendLog, ReplaceLog, FetchLog──▶ LogWriter ──LogPersisted, LogFetched──▶ RaftNode
 //!   Snapshotter ──TruncateLog──▶ LogWriter ◀──ClearPendingInstall── Applier
 //! ```
 //!
@@ -9,8 +9,9 @@
 //! slower the disk, the larger the batch. A failed write or fsync ends the process; it is never retried, because after a
 //! failed fsync the page cache is clean and a second one would succeed without the data.
 
-use crate::actors::raft_node::LogPersisted;
+use crate::actors::raft_node::{LogFetched, LogPersisted};
 use crate::actors::snapshotter::LogGrown;
+use crate::ids::LogIndex;
 use crate::process;
 use crate::raft::log::{Install, LogError, LogStore, LogWrite};
 use crate::raft::node;
@@ -41,6 +42,16 @@ pub struct AppendLog {
     pub spans: Vec<SpanContext>,
 }
 
+/// Command: read entries `low .. high`, for a follower that is far behind: at least one, and then as many as fit. Answered by
+/// [`LogFetched`].
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct FetchLog {
+    pub low: LogIndex,
+    pub high: LogIndex,
+    pub bytes_max: u64,
+}
+
 /// Command: entries up to `position` are not needed any more.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -68,6 +79,7 @@ pub struct ClearPendingInstall {
 pub struct LogWriter {
     store: Box<dyn LogStore>,
     raft_node: Recipient<LogPersisted>,
+    fetched: Recipient<LogFetched>,
     snapshotter: Recipient<LogGrown>,
     /// The newest snapshot that the state is to be replaced by.
     pending_install: Option<LogPosition>,
@@ -84,6 +96,7 @@ impl LogWriter {
     pub fn new(
         store: Box<dyn LogStore>,
         raft_node: Recipient<LogPersisted>,
+        fetched: Recipient<LogFetched>,
         snapshotter: Recipient<LogGrown>,
         clock: Clock,
         metrics: Metrics,
@@ -92,6 +105,7 @@ impl LogWriter {
         LogWriter {
             store,
             raft_node,
+            fetched,
             snapshotter,
             pending_install: None,
             told_bytes: 0,
@@ -145,20 +159,6 @@ impl LogWriter {
     }
 }
 
-impl LogWriter {
-    fn replace(&mut self, replace: node::ReplaceLog) -> Result<(), LogError> {
-        let node::ReplaceLog { position, conf_state, hard_state, then } = replace;
-        self.store.replace(&Install { position, conf_state, hard_state, pending: Some(file_name(position)) })?;
-        self.pending_install = Some(position);
-        let is_more =
-            !then.entries.is_empty() || then.hard_state.as_ref().is_some_and(|state| state.commit > position.index.0);
-        if is_more {
-            self.store.append(&LogWrite { entries: then.entries, hard_state: then.hard_state, must_sync: true })?;
-        }
-        Ok(())
-    }
-}
-
 impl Actor for LogWriter {
     type Context = Context<Self>;
 }
@@ -189,6 +189,20 @@ impl Handler<AppendLog> for LogWriter {
     }
 }
 
+impl Handler<FetchLog> for LogWriter {
+    type Result = ();
+
+    fn handle(&mut self, fetch: FetchLog, _: &mut Self::Context) {
+        let entries = match self.store.entries(fetch.low, fetch.high, fetch.bytes_max) {
+            Ok(entries) => entries,
+            // Cut or overwritten since RaftNode asked; it will ask for something else.
+            Err(LogError::Refused { .. }) => Vec::new(),
+            Err(error) => process::fatal(&self.log, &format!("the raft log could not be read: {error}")),
+        };
+        self.fetched.do_send(LogFetched { low: fetch.low, entries });
+    }
+}
+
 impl Handler<TruncateLog> for LogWriter {
     type Result = ();
 
@@ -207,10 +221,12 @@ impl Handler<ReplaceLog> for LogWriter {
     fn handle(&mut self, command: ReplaceLog, _: &mut Self::Context) {
         // What came before goes before: it may hold a vote.
         self.write_queued();
-        let (number, position) = (command.replace.then.number, command.replace.position);
-        if let Err(error) = process::disk_work(WRITE_FAILED, || self.replace(command.replace)) {
+        let node::ReplaceLog { number, position, conf_state, hard_state } = command.replace;
+        let install = Install { position, conf_state, hard_state, pending: Some(file_name(position)) };
+        if let Err(error) = process::disk_work(WRITE_FAILED, || self.store.replace(&install)) {
             process::fatal(&self.log, &format!("the raft log could not be replaced: {error}"));
         }
+        self.pending_install = Some(position);
         slog::info!(self.log, "the raft log begins anew, behind a snapshot of the leader";
             "snapshot-index" => position.index.0, "snapshot-term" => position.term.0);
         self.raft_node.do_send(LogPersisted { number });

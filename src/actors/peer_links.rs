@@ -62,7 +62,7 @@ pub struct PeerIntroduced {
     pub urls: Vec<String>,
 }
 
-/// Event, from PeerLink: the peer is reached since then, or no longer.
+/// Event, from PeerLink, and passed on: the peer is reached since then, or no longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
 #[rtype(result = "()")]
 pub struct LinkChanged {
@@ -84,6 +84,7 @@ pub type SnapshotCourier = Arc<dyn Fn(eraftpb::Message) + core::marker::Send + S
 /// What PeerLinks has to do with others.
 pub struct Links {
     pub unreachable: Recipient<PeerUnreachable>,
+    pub link_changed: Recipient<LinkChanged>,
     pub snapshots: Option<SnapshotCourier>,
     pub roster: Published<Roster>,
     pub connections: Published<Connections>,
@@ -256,6 +257,7 @@ impl Handler<LinkChanged> for PeerLinks {
     type Result = ();
 
     fn handle(&mut self, changed: LinkChanged, _: &mut Self::Context) {
+        self.links.link_changed.do_send(changed);
         match changed.connected_since {
             // A child that has ended may still have had something to say.
             Some(since) if self.children.contains_key(&changed.peer) => {

@@ -10,8 +10,8 @@
 
 use crate::actors::Tick;
 use crate::actors::applier::{EntriesCommitted, InstallSnapshot, SnapshotInstalled, Waiter};
-use crate::actors::log_writer::{AppendLog, ReplaceLog};
-use crate::actors::peer_links::Send;
+use crate::actors::log_writer::{AppendLog, FetchLog, ReplaceLog};
+use crate::actors::peer_links::{Forward, LinkChanged, Send};
 use crate::actors::snapshotter::{LogCut, SnapshotOffered, SnapshotSent, SnapshotWithdrawn};
 use crate::cast::{Published, Reply, RequestError};
 use crate::ids::{LeaseId, LogIndex, MemberId, RequestId, Term};
@@ -26,7 +26,7 @@ use actix::{Actor, AsyncContext, Context, Handler, Message, MessageResult, Recip
 use bytes::Bytes;
 use castd_proto::castdpb;
 use prost::Message as _;
-use raft::eraftpb::{ConfChangeV2, EntryType};
+use raft::eraftpb::{ConfChangeV2, Entry, EntryType};
 use slog::Logger;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -71,11 +71,12 @@ pub struct Read {
     pub span: SpanContext,
 }
 
-/// Command: another voter is to lead. There is no answer: the published status says who leads.
+/// Command: another voter is to lead. Answers who, if anybody can; the published status says when it does.
 #[derive(Debug, Message)]
-#[rtype(result = "()")]
+#[rtype(result = "Option<MemberId>")]
 pub struct TransferLeadership {
-    pub target: MemberId,
+    /// `None` for whoever can take over soonest.
+    pub target: Option<MemberId>,
     pub span: SpanContext,
 }
 
@@ -109,6 +110,14 @@ pub struct PeerUnreachable {
 #[rtype(result = "()")]
 pub struct LogPersisted {
     pub number: u64,
+}
+
+/// Event, from the LogWriter: what [`FetchLog`] asked for, from `low` on; nothing if it has been cut.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct LogFetched {
+    pub low: LogIndex,
+    pub entries: Vec<Entry>,
 }
 
 /// Event, from the Applier: the published view is at `index`.
@@ -164,10 +173,12 @@ pub struct SnapshotWanted {
 pub struct Links {
     pub log_writer: Recipient<AppendLog>,
     pub replace_log: Recipient<ReplaceLog>,
+    pub fetch_log: Recipient<FetchLog>,
     pub applier: Recipient<EntriesCommitted>,
     pub install_snapshot: Recipient<InstallSnapshot>,
     pub snapshot_wanted: Recipient<SnapshotWanted>,
     pub peer_links: Recipient<Send>,
+    pub forward: Recipient<Forward>,
     pub leader_changed: Vec<Recipient<LeaderChanged>>,
 }
 
@@ -273,9 +284,13 @@ impl RaftNode {
     fn carry_out(&mut self, effect: Effect, now: Duration) {
         match effect {
             Effect::Send(messages) => self.links.peer_links.do_send(Send { messages }),
+            Effect::Forward { to, requests } => self.links.forward.do_send(Forward { to, requests }),
             Effect::AppendLog(write) => {
                 let spans = self.spans_of_write();
                 self.links.log_writer.do_send(AppendLog { write, spans });
+            }
+            Effect::FetchLog { low, high, bytes_max } => {
+                self.links.fetch_log.do_send(FetchLog { low, high, bytes_max });
             }
             Effect::EntriesCommitted(entries) => {
                 let mut waiters = Vec::with_capacity(entries.len());
@@ -285,6 +300,7 @@ impl RaftNode {
                     waiters.push(match waiting {
                         Some(Waiting::Write { reply, span }) => {
                             self.writes_waiting -= 1;
+                            self.forget_sampled(&span, committed.request);
                             Some(Waiter { reply, span: span.context() })
                         }
                         Some(Waiting::Expiry(leases)) => {
@@ -311,9 +327,7 @@ impl RaftNode {
             Effect::Failed(request, error) => match self.waiting.remove(&request) {
                 Some(Waiting::Write { reply, span }) => {
                     self.writes_waiting -= 1;
-                    if span.is_recording() {
-                        self.sampled_to_log.retain(|sampled| *sampled != request);
-                    }
+                    self.forget_sampled(&span, Some(request));
                     end_failed(span, &error);
                     self.metrics.server.proposals_failed.inc();
                     reply.fail(error.into());
@@ -338,11 +352,22 @@ impl RaftNode {
                     "sent-request-id" => asked, "retry-timeout" => ?READ_RETRY);
             }
             Effect::StatusChanged(status) => self.status_changed(status, now),
+            Effect::DiskStuck { is_leader } => {
+                slog::error!(self.log, "the disk of the raft log does not answer; this member must not lead";
+                    "local-member-id" => %self.node.id(), "is-leader" => is_leader);
+            }
             Effect::ReplaceLog(replace) => self.links.replace_log.do_send(ReplaceLog { replace }),
             Effect::InstallSnapshot { position } => self.links.install_snapshot.do_send(InstallSnapshot { position }),
             Effect::SnapshotWanted { to, index_min } => {
                 self.links.snapshot_wanted.do_send(SnapshotWanted { to, index_min });
             }
+        }
+    }
+
+    /// It is applied, or will not be: nobody waits any more for it to go into the log.
+    fn forget_sampled(&mut self, span: &Span, request: Option<RequestId>) {
+        if span.is_recording() {
+            self.sampled_to_log.retain(|sampled| Some(*sampled) != request);
         }
     }
 
@@ -487,12 +512,13 @@ impl Handler<LookUpProgress> for RaftNode {
 }
 
 impl Handler<TransferLeadership> for RaftNode {
-    type Result = ();
+    type Result = MessageResult<TransferLeadership>;
 
-    fn handle(&mut self, command: TransferLeadership, context: &mut Self::Context) {
+    fn handle(&mut self, command: TransferLeadership, context: &mut Self::Context) -> Self::Result {
         let _span = command.span.child("RaftNode");
-        self.node.transfer_leader(command.target);
+        let successor = self.node.transfer_leader(command.target);
         self.batch(0, self.clock.now(), context);
+        MessageResult(successor)
     }
 }
 
@@ -527,6 +553,15 @@ impl Handler<PeerUnreachable> for RaftNode {
     }
 }
 
+impl Handler<LinkChanged> for RaftNode {
+    type Result = ();
+
+    fn handle(&mut self, changed: LinkChanged, context: &mut Self::Context) {
+        self.node.link_changed(changed.peer, changed.connected_since);
+        self.batch(0, self.clock.now(), context);
+    }
+}
+
 impl Handler<Tick> for RaftNode {
     type Result = ();
 
@@ -541,6 +576,15 @@ impl Handler<LogPersisted> for RaftNode {
 
     fn handle(&mut self, persisted: LogPersisted, context: &mut Self::Context) {
         self.node.log_persisted(persisted.number, &mut self.effects);
+        self.batch(0, self.clock.now(), context);
+    }
+}
+
+impl Handler<LogFetched> for RaftNode {
+    type Result = ();
+
+    fn handle(&mut self, fetched: LogFetched, context: &mut Self::Context) {
+        self.node.log_fetched(fetched.low, fetched.entries);
         self.batch(0, self.clock.now(), context);
     }
 }

@@ -172,6 +172,8 @@ impl From<&RequestError> for Wire {
         let known = match error {
             RequestError::Raft(error) => match error {
                 RaftError::Timeout => EtcdError::Timeout,
+                RaftError::TimeoutDueToLeaderFail => EtcdError::TimeoutDueToLeaderFail,
+                RaftError::TimeoutDueToConnectionLost => EtcdError::TimeoutDueToConnectionLost,
                 RaftError::LeaderChanged => EtcdError::LeaderChanged,
                 RaftError::ProposalDropped => EtcdError::ProposalDropped,
             },
@@ -240,6 +242,7 @@ impl From<&RequestError> for Wire {
                 QueueError::LeaderMissing => EtcdError::LeaderMissing,
                 QueueError::ObserveEnded => EtcdError::ElectionObserveEnded,
             },
+            RequestError::OfPeer(wire) => return wire.clone(),
             RequestError::DeadlineExceeded => EtcdError::ContextDeadlineExceeded,
             RequestError::Uncoded(error) => {
                 let wire = Wire::from(&**error);

@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::state::{GATES_WITHOUT_EFFECT, WITHOUT_EFFECT};
-use super::typed::{Config, InitialClusterState};
+use super::typed::Config;
 use crate::membership::urls::UrlSet;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,15 +39,7 @@ impl fmt::Display for NotYet {
 impl NotYet {
     /// Whether a member that has data goes by its data, and this does not matter.
     pub fn is_for_new_members(&self) -> bool {
-        matches!(
-            self.flag,
-            "initial-cluster"
-                | "initial-cluster-state"
-                | "discovery"
-                | "discovery-proxy"
-                | "discovery-endpoints"
-                | "discovery-srv"
-        )
+        matches!(self.flag, "discovery" | "discovery-proxy" | "discovery-endpoints" | "discovery-srv")
     }
 }
 
@@ -96,8 +88,6 @@ const REFUSED: &[(&str, Asked, &str)] = &[
     ("discovery", |c| !c.discovery.v2_url.is_empty(), "v2 discovery is not served yet"),
     ("discovery-endpoints", |c| !c.discovery.endpoints.is_empty(), "v3 discovery is not served yet"),
     ("discovery-srv", |c| !c.discovery.srv_domain.is_empty(), "discovery by DNS is not served yet"),
-    ("initial-cluster", has_other_members, "clusters of more than one member are not served yet"),
-    ("initial-cluster-state", |c| c.initial_cluster_state == InitialClusterState::Existing, "joining an existing cluster is not served yet"),
     ("force-new-cluster", |c| c.force_new_cluster, "turning a member into a cluster of one is not served yet"),
 ];
 
@@ -107,7 +97,7 @@ const IGNORED: &[(&str, Asked, &str)] = &[
     ("corrupt-check-time", |c| !c.corrupt_check_time.is_zero(), NO_COMPARING),
     ("compact-hash-check-time", |c| c.compact_hash_check_time != Duration::from_mins(1), NO_COMPARING),
     ("downgrade-check-time", |c| c.downgrade_check_time != Duration::from_secs(5), "a member's data is never converted for the release before, so nothing is looked at"),
-    ("initial-election-tick-advance", |c| !c.initial_election_tick_advance, "a lone member campaigns at once; this is for larger clusters, which are not served yet"),
+    ("initial-election-tick-advance", |c| !c.initial_election_tick_advance, "a lone member campaigns at once, and all others wait for one election time-out"),
     ("discovery-proxy", |c| !c.discovery.v2_proxy.is_empty(), "v2 discovery is not served yet"),
     ("peer-skip-client-san-verification", |c| c.peer_tls.skip_client_san_verification, NO_PEER_CHECKS),
     ("self-signed-cert-validity", |c| c.self_signed_cert_validity_years != 1, NO_TLS),
@@ -126,11 +116,6 @@ pub(super) fn refusal_of(flag: &str) -> Option<&'static str> {
 /// Why giving that flag has no effect yet, if so.
 pub(super) fn warning_of(flag: &str) -> Option<&'static str> {
     IGNORED.iter().find(|(row, _, _)| *row == flag).map(|(_, _, text)| *text)
-}
-
-fn has_other_members(config: &Config) -> bool {
-    // One that cannot be parsed is refused elsewhere, with a better text.
-    config.initial_cluster_map().is_ok_and(|cluster| cluster.len() > 1)
 }
 
 impl Config {
@@ -172,8 +157,6 @@ mod tests {
             (&["--discovery=http://d:1/x", "--initial-cluster="], "discovery", Severity::Refuse),
             (&["--discovery-srv=example.com"], "discovery-srv", Severity::Refuse),
             (&["--discovery-token=t", "--discovery-endpoints=e"], "discovery-endpoints", Severity::Refuse),
-            (&["--initial-cluster=default=http://h:1,b=http://i:1"], "initial-cluster", Severity::Refuse),
-            (&["--initial-cluster-state=existing"], "initial-cluster-state", Severity::Refuse),
             (&["--force-new-cluster"], "force-new-cluster", Severity::Refuse),
             (
                 &["--listen-peer-urls=unixs:///p", "--peer-cert-file=a", "--peer-key-file=b"],
@@ -204,12 +187,7 @@ mod tests {
 
     #[test]
     fn how_a_cluster_begins_matters_to_new_members_only() {
-        for (line, is_for_new_members) in [
-            (&["--initial-cluster-state=existing"][..], true),
-            (&["--initial-cluster=default=http://h:1,b=http://i:1"], true),
-            (&["--discovery-srv=example.com"], true),
-            (&["--cert-file=a"], false),
-        ] {
+        for (line, is_for_new_members) in [(&["--discovery-srv=example.com"][..], true), (&["--cert-file=a"], false)] {
             let found = config(line).not_yet();
             assert_eq!(found.first().map(NotYet::is_for_new_members), Some(is_for_new_members), "{line:?}");
         }

@@ -10,6 +10,7 @@ pub mod downgrade;
 mod go_url;
 pub mod ids;
 pub mod members;
+pub mod remote;
 pub mod urls;
 
 /// Why a change of the membership was refused. The text belongs to `api::status`.

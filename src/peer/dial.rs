@@ -109,7 +109,7 @@ async fn open(url: &Url, timeout: Duration) -> Result<(Dialled, JoinHandle<()>),
     Ok((Dialled { connection: Connection(sender), origin }, driver))
 }
 
-async fn connect(url: &Url, timeout: Duration) -> Result<TcpStream, DialError> {
+pub(super) async fn connect(url: &Url, timeout: Duration) -> Result<TcpStream, DialError> {
     let mut last = DialError::NoAddress(url.to_string());
     for address in addresses(url).await? {
         match tokio::time::timeout(timeout, TcpStream::connect(address)).await {

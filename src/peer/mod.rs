@@ -17,6 +17,7 @@
 //! - `roster`: who there is, and since when we reach them.
 //! - `calls`: single questions to a peer.
 //! - `courier`, `reception`: a snapshot on its way, seen from both ends.
+//! - `inquiry`: questions of a member that has not started yet.
 
 pub mod calls;
 pub mod courier;
@@ -24,6 +25,7 @@ pub mod dial;
 pub mod flight;
 pub mod guard;
 pub mod handlers;
+pub mod inquiry;
 pub mod lane;
 pub mod outbox;
 pub mod pauses;

@@ -9,5 +9,6 @@
 pub mod forwarded;
 pub mod log;
 pub mod node;
+pub mod tag;
 pub mod terms;
 pub mod window;

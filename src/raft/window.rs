@@ -148,6 +148,13 @@ impl Window {
         }
     }
 
+    /// Forgets entries up to `index` until the others take no more than `bytes_max`.
+    pub fn shrink_to_bytes(&mut self, bytes_max: usize, index: u64) {
+        while self.bytes > bytes_max && self.start() <= index {
+            self.shrink_to(self.start());
+        }
+    }
+
     /// The log is being cut: who needs an entry up to `upto` gets a snapshot from now on.
     ///
     /// # Panics

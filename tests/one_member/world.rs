@@ -159,6 +159,7 @@ impl World {
             heartbeat_ticks: 10,
             pre_vote: true,
             request_timeout: Duration::from_secs(7),
+            catchup_entries: 50,
             seed: 7,
             boot: self.boots,
         };
@@ -293,9 +294,12 @@ impl World {
                     );
                 }
                 Effect::ReadsLate { .. } => {}
-                Effect::ReplaceLog(_) | Effect::InstallSnapshot { .. } | Effect::SnapshotWanted { .. } => {
-                    panic!("a lone member has nobody to get a snapshot from, or to send one to")
+                Effect::FetchLog { .. } | Effect::SnapshotWanted { .. } => panic!("learners never ask for anything"),
+                Effect::Forward { .. } => panic!("nobody else can lead"),
+                Effect::ReplaceLog(_) | Effect::InstallSnapshot { .. } => {
+                    panic!("there is nobody to get a snapshot from")
                 }
+                Effect::DiskStuck { .. } => {}
             }
         }
     }

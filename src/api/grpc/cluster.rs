@@ -7,7 +7,9 @@
 //! ```
 //! The rules are in `membership/checks.rs` and `membership/members.rs`.
 
-use crate::api::grpc::{Admitted, Edge, mismatch};
+use crate::api::grpc::leader_calls::Promotion;
+use crate::api::grpc::{Edge, mismatch};
+use crate::api::permit::Permit;
 use crate::api::status::Wire;
 use crate::cast::RequestError;
 use crate::ids::MemberId;
@@ -15,6 +17,7 @@ use crate::membership::checks::{self, Outlook};
 use crate::membership::{MembershipError, members::Members};
 use crate::raft::node::MemberProgress;
 use crate::state::{Outcome, View};
+use crate::telemetry::trace::SpanContext;
 use castd_proto::Rpc;
 use castd_proto::castdpb::{MembershipChange, membership_change::Kind};
 use castd_proto::etcdserverpb as pb;
@@ -22,8 +25,6 @@ use castd_proto::etcdserverpb::cluster_server::Cluster;
 use std::time::UNIX_EPOCH;
 use tonic::{Request, Response, Status};
 
-const NOT_YET_VOTER: &str = "castd does not serve clusters of more than one voting member yet: this one would wait for a \
-                             majority for ever; add a learner (--learner), or nobody";
 /// Cluster answers carry no revision.
 const NO_REVISION: i64 = 0;
 
@@ -54,7 +55,7 @@ impl Cluster for Edge {
             let unix_seconds = self.clock.wall().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
             let is_learner = add.is_learner;
             let (member, members) = self
-                .change_membership(&admitted, Kind::Add, |view| {
+                .change_membership(&admitted.permit, admitted.span(), Kind::Add, |view| {
                     self.look(&view.members, |outlook| outlook.may_add(is_learner))?;
                     let id = checks::new_id(&view.members, &urls, unix_seconds);
                     let peer_urls = urls.iter().map(ToString::to_string).collect();
@@ -73,7 +74,7 @@ impl Cluster for Edge {
     ) -> Result<Response<pb::MemberRemoveResponse>, Status> {
         self.unary(Rpc::ClusterMemberRemove, request, |admitted, remove| async move {
             let (_, members) = self
-                .change_membership(&admitted, Kind::Remove, |view| {
+                .change_membership(&admitted.permit, admitted.span(), Kind::Remove, |view| {
                     self.look(&view.members, |outlook| outlook.may_remove(MemberId(remove.id)))?;
                     Ok(pb::Member { id: remove.id, ..Default::default() })
                 })
@@ -90,7 +91,8 @@ impl Cluster for Edge {
     ) -> Result<Response<pb::MemberUpdateResponse>, Status> {
         self.unary(Rpc::ClusterMemberUpdate, request, |admitted, update| async move {
             let member = pb::Member { id: update.id, peer_urls: update.peer_urls, ..Default::default() };
-            let (_, members) = self.change_membership(&admitted, Kind::Update, |_| Ok(member.clone())).await?;
+            let check = |_: &View| Ok(member.clone());
+            let (_, members) = self.change_membership(&admitted.permit, admitted.span(), Kind::Update, check).await?;
             Ok(pb::MemberUpdateResponse { header: Some(self.cast.header(NO_REVISION)), members })
         })
         .await
@@ -102,7 +104,8 @@ impl Cluster for Edge {
     ) -> Result<Response<pb::MemberPromoteResponse>, Status> {
         self.unary(Rpc::ClusterMemberPromote, request, |admitted, promote| async move {
             let metrics = &self.metrics.server;
-            match self.promote(&admitted, MemberId(promote.id)).await {
+            let call = Promotion { member: MemberId(promote.id), span: admitted.span() };
+            match self.ask_leader(&call).await {
                 Ok(members) => {
                     metrics.learner_promote_successes.inc();
                     Ok(pb::MemberPromoteResponse { header: Some(self.cast.header(NO_REVISION)), members })
@@ -119,14 +122,21 @@ impl Cluster for Edge {
 }
 
 impl Edge {
-    async fn promote(&self, admitted: &Admitted, id: MemberId) -> Result<Vec<pb::Member>, RequestError> {
-        let progress = match self.cast.progress_of(&admitted.permit, id, admitted.span()).await? {
-            MemberProgress::NotLeader => return Err(RequestError::NoLeader),
+    /// # Errors
+    /// [`RequestError::NotLeader`] if this member does not lead: it cannot know how far the learner is.
+    pub(super) async fn promote_here(
+        &self,
+        permit: &Permit,
+        id: MemberId,
+        span: SpanContext,
+    ) -> Result<Vec<pb::Member>, RequestError> {
+        let progress = match self.cast.progress_of(permit, id, span.clone()).await? {
+            MemberProgress::NotLeader => return Err(RequestError::NotLeader),
             MemberProgress::NoMember => None,
             MemberProgress::At(progress) => Some(progress),
         };
         let (_, members) = self
-            .change_membership(admitted, Kind::Promote, |view| {
+            .change_membership(permit, span, Kind::Promote, |view| {
                 self.look(&view.members, |outlook| outlook.may_promote(progress))?;
                 Ok(pb::Member { id: id.0, ..Default::default() })
             })
@@ -146,13 +156,14 @@ impl Edge {
     /// somebody's change went through. Answers the member that `check` named, and the members after the change.
     async fn change_membership(
         &self,
-        admitted: &Admitted,
+        permit: &Permit,
+        span: SpanContext,
         kind: Kind,
         check: impl Fn(&View) -> Result<pb::Member, MembershipError>,
     ) -> Result<(pb::Member, Vec<pb::Member>), RequestError> {
         loop {
-            let (change, member) = self.checked_change(&self.cast.local_view(&admitted.permit), kind, &check)?;
-            match self.cast.change_membership(&admitted.permit, &change, admitted.span()).await? {
+            let (change, member) = self.checked_change(&self.cast.local_view(permit), kind, &check)?;
+            match self.cast.change_membership(permit, &change, span.clone()).await? {
                 Outcome::Members(members) => return Ok((member, members)),
                 Outcome::MembershipOvertaken => {}
                 other => mismatch("change of the membership", &other),
@@ -176,11 +187,6 @@ impl Edge {
             checked_index: view.applied.0,
             ..Default::default()
         };
-        if kind == Kind::Promote || (kind == Kind::Add && !member.is_learner) {
-            // What etcd refuses is refused in its words.
-            view.members.check(&change)?;
-            return Err(RequestError::NotYet(NOT_YET_VOTER));
-        }
         Ok((change, member))
     }
 }

@@ -6,6 +6,7 @@
 //! A renewal is not replicated: the leader's word is enough, once it is sure that it still leads.
 
 use crate::actors::lease_keeper::{KeepAlive, ListLeases, LookUpTimeLeft};
+use crate::api::grpc::leader_calls::{Renewal, TimeLeftCall};
 use crate::api::grpc::long_call::LongCall;
 use crate::api::grpc::{Edge, mismatch, span};
 use crate::api::permit::Permit;
@@ -87,32 +88,8 @@ impl Lease for Edge {
         request: Request<pb::LeaseTimeToLiveRequest>,
     ) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
         self.unary(Rpc::LeaseTimeToLive, request, |admitted, query| async move {
-            let view = self.cast.linearizable_view(&admitted.permit, admitted.span()).await?;
-            let mut answer = pb::LeaseTimeToLiveResponse {
-                header: Some(self.cast.header(view.mvcc.revision().0)),
-                id: query.id,
-                ttl: NO_LEASE_TTL,
-                ..Default::default()
-            };
-            let lease = LeaseId(query.id);
-            let keeper = self.cast.lease_keeper(&admitted.permit);
-            match keeper
-                .send(LookUpTimeLeft { lease, span: admitted.span() })
-                .await
-                .map_err(|_| RequestError::Stopped)?
-            {
-                TimeLeft::Known { ttl_secs, remaining_secs } => {
-                    answer.ttl = remaining_secs;
-                    answer.granted_ttl = ttl_secs;
-                    if query.keys
-                        && let Some(lease) = view.leases.get(lease)
-                    {
-                        answer.keys = lease.keys.iter().cloned().collect();
-                    }
-                }
-                TimeLeft::Unknown => {}
-                TimeLeft::NotLeader => return Err(RaftError::LeaderChanged.into()),
-            }
+            let mut answer = self.ask_leader(&TimeLeftCall { query, span: admitted.span() }).await?;
+            self.fill(&mut answer.header);
             Ok(answer)
         })
         .await
@@ -189,12 +166,56 @@ impl Edge {
         *header = Some(self.cast.header(revision));
     }
 
+    /// # Errors
+    /// [`RequestError::NotLeader`]; the leader's clock alone knows.
+    pub(super) async fn time_to_live_here(
+        &self,
+        permit: &Permit,
+        query: &pb::LeaseTimeToLiveRequest,
+        span: SpanContext,
+    ) -> Result<pb::LeaseTimeToLiveResponse, RequestError> {
+        if !self.cast.status().is_leader {
+            return Err(RequestError::NotLeader);
+        }
+        let view = self.cast.linearizable_view(permit, span.clone()).await?;
+        let mut answer = pb::LeaseTimeToLiveResponse {
+            header: Some(self.cast.header(view.mvcc.revision().0)),
+            id: query.id,
+            ttl: NO_LEASE_TTL,
+            ..Default::default()
+        };
+        let lease = LeaseId(query.id);
+        let asked = self.cast.lease_keeper(permit).send(LookUpTimeLeft { lease, span });
+        match asked.await.map_err(|_| RequestError::Stopped)? {
+            TimeLeft::Known { ttl_secs, remaining_secs } => {
+                answer.ttl = remaining_secs;
+                answer.granted_ttl = ttl_secs;
+                if query.keys
+                    && let Some(lease) = view.leases.get(lease)
+                {
+                    answer.keys = lease.keys.iter().cloned().collect();
+                }
+            }
+            TimeLeft::Unknown => {}
+            TimeLeft::NotLeader => return Err(RequestError::NotLeader),
+        }
+        Ok(answer)
+    }
+
     /// Answers the TTL: 0 if there is no such lease.
-    async fn keep_alive(&self, permit: &Permit, lease: LeaseId, span: SpanContext) -> Result<i64, RequestError> {
+    ///
+    /// # Errors
+    /// [`RequestError::NotLeader`]; the leader's word alone counts.
+    pub(super) async fn keep_alive_here(
+        &self,
+        permit: &Permit,
+        lease: LeaseId,
+        span: SpanContext,
+    ) -> Result<i64, RequestError> {
         match self.ask_to_keep_alive(permit, lease, None, span.clone()).await? {
             Answer::Renewed { ttl_secs } => return Ok(ttl_secs),
             Answer::Gone => return Ok(0),
-            Answer::NotLeader => return Err(RequestError::NoLeader),
+            Answer::NotLeader => return Err(RequestError::NotLeader),
             Answer::Unconfirmed => {}
         }
         let term = self.cast.status().term;
@@ -202,7 +223,7 @@ impl Edge {
         match self.ask_to_keep_alive(permit, lease, Some(term), span).await? {
             Answer::Renewed { ttl_secs } => Ok(ttl_secs),
             Answer::Gone => Ok(0),
-            Answer::NotLeader | Answer::Unconfirmed => Err(RaftError::LeaderChanged.into()),
+            Answer::NotLeader | Answer::Unconfirmed => Err(RequestError::NotLeader),
         }
     }
 
@@ -271,13 +292,13 @@ impl KeepAlives {
 
     fn begin(&mut self, lease: LeaseId) {
         let edge = self.call.edge.clone();
-        let permit = self.call.admitted.permit.clone();
+        let permit = &self.call.admitted.permit;
         // Taken before the renewal, so that its revision is not later than that.
-        let header = edge.cast.header(edge.cast.local_view(&permit).mvcc.revision().0);
+        let header = edge.cast.header(edge.cast.local_view(permit).mvcc.revision().0);
         let mut renewal = self.call.admitted.request("lease_renew");
         span::lease(&mut renewal, lease.0);
         let renewed = async move {
-            let ttl = edge.keep_alive(&permit, lease, renewal.context()).await?;
+            let ttl = edge.ask_leader(&Renewal { lease, span: renewal.context() }).await?;
             Ok(pb::LeaseKeepAliveResponse { header: Some(header), id: lease.0, ttl })
         };
         self.under_way.push_back(renewed.boxed());

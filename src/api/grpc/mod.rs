@@ -13,6 +13,7 @@ mod deadline;
 mod election;
 mod health;
 mod kv;
+mod leader_calls;
 mod lease;
 mod lock;
 mod long_call;
@@ -59,6 +60,8 @@ const SEND_BYTES_MAX: usize = i32::MAX as usize;
 pub struct EdgeSettings {
     /// A stream with `hasleader` ends when no leader was seen for three of them.
     pub election_timeout: Duration,
+    /// What only the leader knows is asked for that long.
+    pub request_timeout: Duration,
     /// `--strict-reconfig-check`.
     pub is_reconfig_strict: bool,
     /// `--max-learners`.

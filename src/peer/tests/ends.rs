@@ -1,7 +1,7 @@
 //! One member's end of the links: its PeerLinks, its peer port, and a probe in the place of RaftNode.
 
 use crate::actors::Tick;
-use crate::actors::peer_links::{Forward, Links, MembershipChanged, PeerLinks, Send};
+use crate::actors::peer_links::{Forward, LinkChanged, Links, MembershipChanged, PeerLinks, Send};
 use crate::actors::raft_node::{Forwarded, PeerUnreachable, Step};
 use crate::api::http::HttpApp;
 use crate::api::listen::{EdgeServer, ListenSettings, Listener, Routes, Traffic};
@@ -72,6 +72,13 @@ impl Handler<PeerUnreachable> for Probe {
     }
 }
 
+/// Tests read the published table.
+impl Handler<LinkChanged> for Probe {
+    type Result = ();
+
+    fn handle(&mut self, _: LinkChanged, _: &mut Self::Context) {}
+}
+
 pub fn settings(identity: Identity) -> PeerSettings {
     PeerSettings {
         identity,
@@ -122,6 +129,7 @@ impl End {
         let address = listen.local_addr().expect("bound");
         let links = Links {
             unreachable: probe.clone().recipient(),
+            link_changed: probe.clone().recipient(),
             snapshots: None,
             roster: roster.clone(),
             connections: connections.clone(),

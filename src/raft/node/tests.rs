@@ -3,6 +3,7 @@
 mod several;
 
 use super::*;
+use crate::ids::RequestId;
 use crate::raft::log::Recovered;
 use crate::raft::terms::TermIndex;
 
@@ -15,6 +16,7 @@ fn lonely() -> Node {
         heartbeat_ticks: 10,
         pre_vote: true,
         request_timeout: TIMEOUT,
+        catchup_entries: 5_000,
         seed: 1,
         boot: 1,
     };

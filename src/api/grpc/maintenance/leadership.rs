@@ -1,21 +1,9 @@
 //! Maintenance.MoveLeader: another voter is to lead.
-//!
-//! ```text
-//!   edge ──TransferLeadership──▶ RaftNode        edge looks at the published status until the other one leads
-//! ```
 
-use crate::actors::raft_node::TransferLeadership;
 use crate::api::grpc::{Admitted, Edge};
 use crate::cast::RequestError;
+use crate::handover::{self, Patience};
 use crate::ids::MemberId;
-use slog::info;
-use std::time::Duration;
-use tokio::time::{MissedTickBehavior, interval, timeout};
-
-/// The status is looked at as often as raft's clock ticks.
-const LOOK_EVERY: Duration = crate::raft::node::TICK;
-/// As long as etcd's clients wait by default; raft gives a transfer up after an election time-out.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Returns when this member has seen `target` lead, at once if it does.
 ///
@@ -29,23 +17,10 @@ pub async fn move_to(edge: &Edge, admitted: &Admitted, target: MemberId) -> Resu
     if view.members.get(target).is_none_or(|member| member.is_learner) {
         return Err(RequestError::BadLeaderTransferee);
     }
-    let has_moved = || edge.cast.status().leader == Some(target);
-    if has_moved() {
+    if edge.cast.status().leader == Some(target) {
         return Ok(());
     }
-    info!(edge.log, "leadership transfer starting";
-        "current-leader-member-id" => %edge.cast.identity().member, "transferee-member-id" => %target);
-    let raft_node = edge.cast.raft_node(&admitted.permit);
-    raft_node.do_send(TransferLeadership { target, span: admitted.span() });
-    let mut looks = interval(LOOK_EVERY);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let moved = async {
-        while !has_moved() {
-            looks.tick().await;
-        }
-    };
-    let give_up = PATIENCE + edge.settings.election_timeout * 2;
-    timeout(give_up, moved).await.map_err(|_| RequestError::LeaderTransferTimeout)?;
-    info!(edge.log, "leadership transfer finished"; "transferee-member-id" => %target);
-    Ok(())
+    let (election_timeout, all) = (edge.settings.election_timeout, edge.settings.request_timeout);
+    let patience = Patience { election_timeout, all };
+    handover::move_to(&edge.cast, target, patience, admitted.span(), edge.clock, &edge.log).await
 }
