@@ -13,12 +13,14 @@ use self::first_start::{FirstStart, FirstStartError, first_start};
 use crate::cast::Identity;
 use crate::config::{BootstrapError, Config};
 use crate::ids::{LogIndex, MemberId};
+use crate::installation::{self, InstallError};
 use crate::lease::LeaseKeeper;
 use crate::raft::log::{EngineLog, EngineLogOptions, LogError, LogStore};
 use crate::raft::node::{Node, Settings, TICK};
+use crate::raft::terms::LogPosition;
 use crate::recovery::{self, Recovered, RecoveryError};
 use crate::snapshot::policy::{PolicySettings, SnapshotPolicy};
-use crate::snapshot::{SnapshotError, SnapshotFile, SnapshotStore};
+use crate::snapshot::{SnapshotError, SnapshotStore};
 use crate::state::portable::{self, PortableError};
 use crate::storage::{self, DataDir, DataDirError, Format, Notice, OpenedBackend};
 use crate::telemetry::clock::Clock;
@@ -45,6 +47,8 @@ pub enum BootError {
     Portable(#[from] PortableError),
     #[error(transparent)]
     Recovery(#[from] RecoveryError),
+    #[error(transparent)]
+    Install(#[from] InstallError),
     #[error("raft refuses the recovered state: {0}")]
     Raft(#[from] raft::Error),
     /// Nothing is left to rebuild the state from.
@@ -62,11 +66,9 @@ pub struct Boot {
     pub identity: Identity,
     /// Members that are known before the log tells of any, with their peer URLs.
     pub others: Vec<(MemberId, Vec<String>)>,
-    pub data_dir: DataDir,
+    pub data_dir: Arc<DataDir>,
     /// It had no data before.
     pub is_new: bool,
-    /// The backend, for a last flush.
-    pub backend: Arc<dyn Backend>,
 }
 
 /// Opens or begins the member that `config` describes.
@@ -101,7 +103,7 @@ pub fn boot(config: &Config, clock: Clock, log: &Logger) -> Result<Boot, BootErr
     };
     info!(log, "bootstrapping storage");
     let started = clock.now();
-    let (recovered, backend) = open_state(&data_dir, &mut log_store, &snapshots, log)?;
+    let recovered = open_state(&data_dir, &mut log_store, &snapshots, log)?;
     let Recovered { machine, window } = recovered;
     data_dir.backend_loaded()?;
     info!(log, "opened backend db"; "storage" => %config.storage, "applied-index" => machine.applied().0,
@@ -128,9 +130,12 @@ pub fn boot(config: &Config, clock: Clock, log: &Logger) -> Result<Boot, BootErr
         machine.view().mvcc.compact_revision(),
     );
     let node = Node::new(raft_settings(config, identity.member, clock), window, machine.applied(), log)?;
-    let cores = Cores { node, log_store: Box::new(log_store), machine, hub, leases, snapshots, snapshot_policy };
+    let log_store = Box::new(log_store);
+    let data_dir = Arc::new(data_dir);
+    let cores =
+        Cores { node, log_store, machine, hub, leases, snapshots, snapshot_policy, data_dir: Arc::clone(&data_dir) };
     info!(log, "bootstrap successfully");
-    Ok(Boot { cores, identity, others, data_dir, is_new, backend })
+    Ok(Boot { cores, identity, others, data_dir, is_new })
 }
 
 fn raft_settings(config: &Config, id: MemberId, clock: Clock) -> Settings {
@@ -149,41 +154,86 @@ fn raft_settings(config: &Config, id: MemberId, clock: Clock) -> Settings {
     }
 }
 
-/// The backend as it is if it fits the log, else an empty one filled from the newest snapshot that does.
+/// The backend as it is if it fits the log; else one filled from the snapshot whose install was cut short, or from the newest
+/// one that fits.
 fn open_state(
     data_dir: &DataDir,
     log_store: &mut dyn LogStore,
     snapshots: &SnapshotStore,
     log: &Logger,
-) -> Result<(Recovered, Arc<dyn Backend>), BootError> {
+) -> Result<Recovered, BootError> {
     let opened = open_backend(data_dir, log)?;
-    let reason = match recovery::recover(log_store, Arc::clone(&opened)) {
-        Ok(recovered) => return Ok((recovered, opened)),
-        Err(error @ (RecoveryError::BackendAhead { .. } | RecoveryError::BackendBehind { .. })) => error,
-        Err(RecoveryError::State(error)) => RecoveryError::State(error),
+    let recovered = match recovery::recover(log_store, Arc::clone(&opened)) {
+        Ok(recovered) => recovered,
+        Err(reason @ RecoveryError::BackendBehind { .. }) => {
+            match finish_install(data_dir, log_store, snapshots, log)? {
+                Some(recovered) => recovered,
+                None => {
+                    drop(opened);
+                    rebuild(data_dir, log_store, snapshots, reason, log)?
+                }
+            }
+        }
+        Err(reason @ (RecoveryError::BackendAhead { .. } | RecoveryError::State(_))) => {
+            drop(opened);
+            rebuild(data_dir, log_store, snapshots, reason, log)?
+        }
         Err(error) => return Err(error.into()),
     };
-    drop(opened);
+    // The state has what was to be installed, or more.
+    log_store.clear_pending_install()?;
+    Ok(recovered)
+}
+
+/// The last life had accepted a snapshot of the leader, and ended before the state was replaced by it.
+fn finish_install(
+    data_dir: &DataDir,
+    log_store: &mut dyn LogStore,
+    snapshots: &SnapshotStore,
+    log: &Logger,
+) -> Result<Option<Recovered>, BootError> {
+    let Some(name) = log_store.load(LogIndex(u64::MAX))?.pending_install else { return Ok(None) };
+    let Some(file) = snapshots.find(&name)? else {
+        warn!(log, "the snapshot that was to be installed is missing"; "file" => name);
+        return Ok(None);
+    };
+    if let Err(error) = file.verify() {
+        let aside = snapshots.set_aside(&file)?;
+        warn!(log, "the snapshot that was to be installed is damaged"; "path" => %aside.display(), "error" => %error);
+        return Ok(None);
+    }
+    info!(log, "finishing the install of a received snapshot"; "snapshot-index" => file.position.index.0, "bytes" => file.bytes);
+    let machine = installation::replace_state(data_dir, &file)?;
+    Ok(Some(recovery::fit(log_store, machine)?))
+}
+
+/// Sets the backend aside and fills an empty one from the newest snapshot that the log continues.
+fn rebuild(
+    data_dir: &DataDir,
+    log_store: &mut dyn LogStore,
+    snapshots: &SnapshotStore,
+    reason: RecoveryError,
+    log: &Logger,
+) -> Result<Recovered, BootError> {
     warn!(log, "the backend is rebuilt"; "error" => %reason);
     if let Some(aside) = data_dir.set_backend_aside(reason.to_string())? {
         warn!(log, "set the old backend aside"; "path" => %aside.moved_to.display());
     }
     let backend = open_backend(data_dir, log)?;
-    if let Some((file, _)) = snapshots.newest_sound()? {
-        fill(&file, backend.as_ref(), log)?;
+    let terms = log_store.load(LogIndex(u64::MAX))?.terms;
+    // Those that another member sent, and that were not installed, may be of a log that is not ours.
+    let continues = |position: LogPosition| terms.term(position.index.0) == Some(position.term.0);
+    if let Some((file, _)) = snapshots.newest_sound(continues)? {
+        info!(log, "filling the backend from a snapshot"; "snapshot-index" => file.position.index.0, "bytes" => file.bytes);
+        portable::fill(&file, backend.as_ref())?;
     }
-    match recovery::recover(log_store, Arc::clone(&backend)) {
-        Ok(recovered) => Ok((recovered, backend)),
+    match recovery::recover(log_store, backend) {
+        Ok(recovered) => Ok(recovered),
         Err(RecoveryError::BackendBehind { truncated, .. }) => {
             Err(BootError::NothingLeft { truncated, snapshots: snapshots.dir().to_owned() })
         }
         Err(error) => Err(error.into()),
     }
-}
-
-fn fill(file: &SnapshotFile, backend: &dyn Backend, log: &Logger) -> Result<(), BootError> {
-    info!(log, "filling the backend from a snapshot"; "snapshot-index" => file.position.index.0, "bytes" => file.bytes);
-    Ok(portable::fill(file, backend)?)
 }
 
 fn open_backend(data_dir: &DataDir, log: &Logger) -> Result<Arc<dyn Backend>, BootError> {

@@ -445,6 +445,11 @@ impl Cast {
         self.0.view.load()
     }
 
+    /// To be read after the cast has gone.
+    pub(crate) fn published_view(&self) -> Published<View> {
+        self.0.view.clone()
+    }
+
     pub fn watch_hub(&self, _permit: &Permit) -> &Addr<WatchHub> {
         &self.0.addresses.watch_hub
     }

@@ -12,6 +12,7 @@ pub mod consistency;
 pub mod fuzz;
 pub mod handover;
 pub mod ids;
+pub mod installation;
 pub mod lease;
 pub mod member;
 pub mod membership;

@@ -31,7 +31,6 @@ use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::{Build, Metrics, RequestKind};
 use crate::telemetry::trace::{SpanContext, TraceError, Tracing};
 use crate::wiring::{self, Placement, Running, Started, Surroundings};
-use castd_backend_api::Backend;
 use castd_proto::castdpb::{ClusterVersion, MemberAttributes, raft_request::Op};
 use slog::{Logger, error, info, o, warn};
 use std::net::SocketAddr;
@@ -78,13 +77,12 @@ pub struct Member {
     stopping: CancellationToken,
     removed: CancellationToken,
     tracing: Tracing,
-    backend: Arc<dyn Backend>,
     cast: Cast,
     clock: Clock,
     /// With the fields that the lines about the end have.
     log: Logger,
     /// Its lock is held until the very end.
-    _data_dir: DataDir,
+    _data_dir: Arc<DataDir>,
 }
 
 impl Member {
@@ -107,7 +105,7 @@ impl Member {
         let tracing = Tracing::start(&config.tracing, log)?;
         let metrics = Metrics::new(config.metrics);
 
-        let Boot { cores, identity, others, data_dir, is_new, backend } = boot::boot(config, clock, log)?;
+        let Boot { cores, identity, others, data_dir, is_new } = boot::boot(config, clock, log)?;
         let storage = config.storage.to_string();
         metrics.identify(identity.member, ETCD_VERSION, Build { version: CASTD_VERSION, storage: &storage });
         for (gate, stage, on) in config.feature_gates.all() {
@@ -160,7 +158,7 @@ impl Member {
         info!(log, "starting etcd server"; "local-member-id" => %identity.member,
             "local-server-version" => ETCD_VERSION, "cluster-id" => %identity.cluster,
             "cluster-version" => cores.machine.view().cluster_version.unwrap_or_else(|| "to_be_decided".to_owned()));
-        let Started { cast, running, inbound, removed } =
+        let Started { cast, running, inbound, reception, removed } =
             wiring::start(cores, around, Placement::Spread).map_err(StartError::Thread)?;
 
         let mut builder = tokio::runtime::Builder::new_multi_thread();
@@ -223,6 +221,7 @@ impl Member {
         };
         let leader_calls = Arc::new(edge.clone());
         let handlers = Handlers {
+            snapshots: Some(reception),
             leases: Some(leader_calls.clone()),
             promotion: Some(leader_calls),
             hashes: Some(Arc::new(hashes)),
@@ -247,7 +246,6 @@ impl Member {
             stopping,
             removed,
             tracing,
-            backend,
             log: log.new(o!("name" => config.name.clone(), "data-dir" => config.data_dir.display().to_string(),
                 "advertise-peer-urls" => urls(&config.initial_advertise_peer_urls),
                 "advertise-client-urls" => urls(&config.advertise_client_urls))),
@@ -278,17 +276,18 @@ impl Member {
     /// Hands leadership over, lets requests in flight finish, ends all threads, and makes the backend durable, so that the next start has nothing
     /// to replay.
     pub fn stop(self) {
-        let Member { runtime, peer_runtime, ports, patience, running, stopping, tracing, backend, .. } = self;
+        let Member { runtime, peer_runtime, ports, patience, running, stopping, tracing, .. } = self;
         let Member { cast, clock, log, .. } = self;
         info!(log, "closing etcd server");
         runtime.block_on(hand_over(&cast, patience, clock, &log));
+        let published = cast.published_view();
         drop(cast);
         stopping.cancel();
         runtime.block_on(ports.stop(patience.all));
         runtime.shutdown_timeout(THREADS_GRACE);
         peer_runtime.shutdown_timeout(THREADS_GRACE);
         running.stop();
-        if let Err(error) = backend.flush() {
+        if let Err(error) = published.load().backend().flush() {
             // Not lost: the log has it, and the next start replays it.
             warn!(log, "the backend could not be flushed"; "error" => %error);
         }

@@ -94,7 +94,14 @@ fn joining(index: u64, member: &Member) -> Entry {
 /// [`RecoveryError::BackendAhead`] and [`RecoveryError::BackendBehind`] ask for another backend: an empty one, or one
 /// filled from a snapshot. All others are final.
 pub fn recover(log: &mut dyn LogStore, backend: Arc<dyn Backend>) -> Result<Recovered, RecoveryError> {
-    let machine = Machine::open(backend)?;
+    fit(log, Machine::open(backend)?)
+}
+
+/// As [`recover`], with a state machine that is open already.
+///
+/// # Errors
+/// As [`recover`].
+pub fn fit(log: &mut dyn LogStore, machine: Machine) -> Result<Recovered, RecoveryError> {
     let applied = machine.applied();
     let recovered = log.load(applied)?;
     let (truncated, last) = (recovered.terms.truncated().index, LogIndex(recovered.terms.last_index()));

@@ -15,7 +15,7 @@ use crate::actors::lease_keeper::LeaseKeeper;
 use crate::actors::log_writer::LogWriter;
 use crate::actors::peer_links::{self, PeerIntroduced, PeerLinks};
 use crate::actors::raft_node::{self, RaftNode};
-use crate::actors::snapshotter::{self, Snapshotter};
+use crate::actors::snapshotter::{self, SendSnapshot, Snapshotter};
 use crate::actors::ticker::{Listener, Ticker};
 use crate::actors::watch_hub::WatchHub;
 use crate::cast::{Addresses, Cast, Identity, Limits, PeerAccess, Published};
@@ -24,6 +24,9 @@ use crate::ids::MemberId;
 use crate::lease::LeaseKeeper as LeaseCore;
 use crate::peer::PeerSettings;
 use crate::peer::calls::PeerCalls;
+use crate::peer::courier::Courier;
+use crate::peer::handlers::ReceivesSnapshots;
+use crate::peer::reception::Reception;
 use crate::peer::roster::{Connections, Roster};
 use crate::peer::service::{Inbound, Receivers};
 use crate::raft::log::LogStore;
@@ -31,6 +34,7 @@ use crate::raft::node::{Node, TICK};
 use crate::snapshot::SnapshotStore;
 use crate::snapshot::policy::SnapshotPolicy;
 use crate::state::Machine;
+use crate::storage::{DataDir, StorageKind};
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
 use crate::watch::Hub;
@@ -58,6 +62,8 @@ pub struct Cores {
     pub leases: LeaseCore,
     pub snapshots: SnapshotStore,
     pub snapshot_policy: SnapshotPolicy,
+    /// Where a store that takes the place of the present one comes from.
+    pub data_dir: Arc<DataDir>,
 }
 
 /// What all of them are told.
@@ -83,6 +89,8 @@ pub struct Started {
     pub running: Running,
     /// Where the peer port brings what it receives.
     pub inbound: Arc<Inbound>,
+    /// Who takes snapshots in that come by it.
+    pub reception: Arc<dyn ReceivesSnapshots>,
     /// Given when this member was removed from the cluster.
     pub removed: CancellationToken,
 }
@@ -181,8 +189,11 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
 
     let raft_links = raft_node::Links {
         log_writer: log_writer.address.clone().recipient(),
+        replace_log: log_writer.address.clone().recipient(),
         fetch_log: log_writer.address.clone().recipient(),
         applier: applier.address.clone().recipient(),
+        install_snapshot: applier.address.clone().recipient(),
+        snapshot_wanted: snapshotter.address.clone().recipient(),
         peer_links: peer_links.address.clone().recipient(),
         forward: peer_links.address.clone().recipient(),
         leader_changed: vec![lease_keeper.address.clone().recipient(), compactor.address.clone().recipient()],
@@ -199,10 +210,30 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
         propose: raft_node.address.clone().recipient(),
         history_compacted: compactor.address.clone().recipient(),
         piece_deleted: compactor.address.clone().recipient(),
+        store_replaced: watch_hub.address.clone().recipient(),
+        leases_replaced: lease_keeper.address.clone().recipient(),
+        clear_pending_install: log_writer.address.clone().recipient(),
+        snapshot_installed: vec![raft_node.address.clone().recipient(), snapshotter.address.clone().recipient()],
+        data_dir: Arc::clone(&cores.data_dir),
+    };
+    let courier = Courier {
+        own: identity,
+        roster: roster.clone(),
+        status: status.clone(),
+        open_timeout: peers.open_timeout(),
+        silence_max: peers.read_timeout,
+        clock,
+        metrics: metrics.clone(),
+        log: log.new(o!("part" => "courier")),
     };
     let snapshotter_links = snapshotter::Links {
         truncate_log: log_writer.address.clone().recipient(),
         log_cut: raft_node.address.clone().recipient(),
+        snapshot_offered: raft_node.address.clone().recipient(),
+        snapshot_withdrawn: raft_node.address.clone().recipient(),
+        snapshot_sent: raft_node.address.clone().recipient(),
+        courier: Arc::new(courier),
+        data_dir: Arc::clone(&cores.data_dir),
         view: view.clone(),
         purger: cores.log_store.purger(),
     };
@@ -274,6 +305,17 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
         metrics.clone(),
         log.new(o!("part" => "peers")),
     );
+    let reception = Reception::new(
+        identity,
+        cores.snapshots.clone(),
+        status.clone(),
+        raft_node.address.clone().recipient(),
+        cores.data_dir.kind() != StorageKind::Memory,
+        clock,
+        metrics.clone(),
+        log.new(o!("part" => "peers")),
+    );
+    let send_snapshot = snapshotter.address.clone();
     let calls = PeerCalls::new(identity, roster.clone(), peers.open_timeout());
     let auditor_links = auditor::Links {
         propose: raft_node.address.clone().recipient(),
@@ -287,7 +329,7 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
     let link_links = peer_links::Links {
         unreachable: raft_node.address.clone().recipient(),
         link_changed: raft_node.address.clone().recipient(),
-        snapshots: None,
+        snapshots: Some(Arc::new(move |message| send_snapshot.do_send(SendSnapshot { message }))),
         roster,
         connections: connections.clone(),
         removed: removed.clone(),
@@ -304,6 +346,7 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
         Snapshotter::new(
             cores.snapshots,
             cores.snapshot_policy,
+            identity.cluster,
             snapshotter_links,
             clock,
             metrics.clone(),
@@ -317,7 +360,7 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
 
     let cast = Cast::new(addresses, view, status, PeerAccess { connections, calls }, identity, limits);
     let running = Running { system, thread: Some(thread), _ticker: ticker };
-    Ok(Started { cast, running, inbound: Arc::new(inbound), removed })
+    Ok(Started { cast, running, inbound: Arc::new(inbound), reception: Arc::new(reception), removed })
 }
 
 struct Arbiters {

@@ -3,10 +3,10 @@
 //! RaftNode runs as the real actor; the log, the Applier and the one peer are probes that answer at once.
 
 use actix::{Actor, Addr, Arbiter, Context, Handler, Recipient, System};
-use castd::actors::applier::EntriesCommitted;
-use castd::actors::log_writer::{AppendLog, FetchLog};
+use castd::actors::applier::{EntriesCommitted, InstallSnapshot};
+use castd::actors::log_writer::{AppendLog, FetchLog, ReplaceLog};
 use castd::actors::peer_links::{Forward, Send};
-use castd::actors::raft_node::{Applied, Links, LogPersisted, Propose, RaftNode, Step};
+use castd::actors::raft_node::{Applied, Links, LogPersisted, Propose, RaftNode, SnapshotWanted, Step};
 use castd::actors::ticker::{Listener, Ticker};
 use castd::cast::{Published, Reply};
 use castd::ids::{LogIndex, MemberId};
@@ -94,6 +94,31 @@ impl Handler<FetchLog> for InstantLog {
     }
 }
 
+/// Nobody lags here.
+struct Nobody;
+
+impl Actor for Nobody {
+    type Context = Context<Self>;
+}
+
+impl Handler<ReplaceLog> for Nobody {
+    type Result = ();
+
+    fn handle(&mut self, _: ReplaceLog, _: &mut Self::Context) {}
+}
+
+impl Handler<InstallSnapshot> for Nobody {
+    type Result = ();
+
+    fn handle(&mut self, _: InstallSnapshot, _: &mut Self::Context) {}
+}
+
+impl Handler<SnapshotWanted> for Nobody {
+    type Result = ();
+
+    fn handle(&mut self, _: SnapshotWanted, _: &mut Self::Context) {}
+}
+
 struct InstantApplier {
     raft_node: Recipient<Applied>,
     applied: Arc<AtomicUsize>,
@@ -155,6 +180,7 @@ fn a_leader_keeps_its_heartbeat_under_a_flood_of_proposals() {
         let metrics = Metrics::new(MetricsLevel::Basic);
         let (sender, receiver) = actix::dev::channel::channel(16);
         let raft_node = Addr::<RaftNode>::new(sender);
+        let nobody = Nobody::start_in_arbiter(&Arbiter::new().handle(), |_| Nobody);
         let instant_log = InstantLog::start_in_arbiter(&Arbiter::new().handle(), {
             let raft_node = raft_node.clone().recipient();
             move |_| InstantLog(raft_node)
@@ -165,7 +191,10 @@ fn a_leader_keeps_its_heartbeat_under_a_flood_of_proposals() {
         });
         let links = Links {
             log_writer: instant_log.clone().recipient(),
+            replace_log: nobody.clone().recipient(),
             fetch_log: instant_log.recipient(),
+            install_snapshot: nobody.clone().recipient(),
+            snapshot_wanted: nobody.recipient(),
             applier: InstantApplier::start_in_arbiter(&Arbiter::new().handle(), {
                 let raft_node = raft_node.clone().recipient();
                 move |_| InstantApplier { raft_node, applied: done }

@@ -1,9 +1,10 @@
 //! Applies what raft has committed, slice by slice, to the replicated state machine.
 //!
 //! ```text
-//!   RaftNode ──EntriesCommitted──▶ Applier ──┬─StoreChanged──▶ WatchHub
-//!                                            ├─LeasesChanged─▶ LeaseKeeper
-//!                                            ├─Applied, ConfChangeApplied──▶ RaftNode
+//!   RaftNode ──EntriesCommitted──▶ Applier ──┬─StoreChanged, StoreReplaced──▶ WatchHub
+//!            ──InstallSnapshot───▶           ├─LeasesChanged, LeasesReplaced─▶ LeaseKeeper
+//!                                            ├─Applied, ConfChangeApplied, SnapshotInstalled──▶ RaftNode
+//!                                            ├─ClearPendingInstall──▶ LogWriter
 //!                                            ├─MembershipChanged──▶ PeerLinks
 //!                                            ├─BackendDurable──▶ Snapshotter
 //!                                            ├─Propose: my alarm goes──▶ RaftNode
@@ -16,23 +17,28 @@
 //! has one writer; when, and how much at once, the Compactor says. And as nobody else knows sooner how large the store is, it
 //! is here that an alarm NOSPACE is taken back; when, says [`AutoDisarm`].
 
+mod installing;
 mod stopwatch;
 
+use self::installing::{Behind, Filled, Installing};
 use self::stopwatch::Stopwatch;
 use crate::actors::Tick;
 use crate::actors::compactor::{HistoryCompacted, PieceDeleted};
-use crate::actors::lease_keeper::LeasesChanged;
+use crate::actors::lease_keeper::{LeasesChanged, LeasesReplaced};
+use crate::actors::log_writer::ClearPendingInstall;
 use crate::actors::peer_links;
 use crate::actors::raft_node::{self, ConfChangeApplied, Propose};
 use crate::actors::snapshotter::{BackendDurable, CompactionFinished, CompactionScheduled};
-use crate::actors::watch_hub::StoreChanged;
+use crate::actors::watch_hub::{StoreChanged, StoreReplaced};
 use crate::cast::{Published, Reply, RequestError};
 use crate::ids::{LogIndex, MemberId};
 use crate::membership::members::Members;
 use crate::mvcc::{Deleted, Left};
 use crate::process;
 use crate::quota::{AutoDisarm, Quota};
+use crate::raft::terms::LogPosition;
 use crate::state::{Alarm, AlarmChange, Applied, Machine, MembershipChanged, Outcome, View};
+use crate::storage::DataDir;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::{Span, SpanContext};
@@ -58,6 +64,20 @@ pub struct EntriesCommitted {
     pub entries: Vec<Entry>,
     /// For each entry, the request of this member that waits for it.
     pub waiters: Vec<Option<Waiter>>,
+}
+
+/// Command: the state is to be that of the snapshot at `position`, whose file is in `snap/`, sound. The log begins behind it.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct InstallSnapshot {
+    pub position: LogPosition,
+}
+
+/// Event, from the Applier: the state is that of the snapshot at `position`, published and durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct SnapshotInstalled {
+    pub position: LogPosition,
 }
 
 /// A request that waits for its entry.
@@ -89,7 +109,7 @@ pub struct Settings {
     pub auto_disarm: bool,
 }
 
-/// Where the Applier's mail goes.
+/// Where the Applier's mail goes, and what it shares.
 pub struct Links {
     pub applied: Recipient<raft_node::Applied>,
     pub conf_change_applied: Recipient<ConfChangeApplied>,
@@ -102,6 +122,12 @@ pub struct Links {
     pub propose: Recipient<Propose>,
     pub history_compacted: Recipient<HistoryCompacted>,
     pub piece_deleted: Recipient<PieceDeleted>,
+    pub store_replaced: Recipient<StoreReplaced>,
+    pub leases_replaced: Recipient<LeasesReplaced>,
+    pub clear_pending_install: Recipient<ClearPendingInstall>,
+    pub snapshot_installed: Vec<Recipient<SnapshotInstalled>>,
+    /// Where the store of a snapshot comes from.
+    pub data_dir: Arc<DataDir>,
 }
 
 pub struct Applier {
@@ -109,6 +135,7 @@ pub struct Applier {
     links: Links,
     published: Published<View>,
     settings: Settings,
+    installing: Option<Installing>,
     /// Those that PeerLinks knows.
     members_told: Option<Arc<Members>>,
     /// Requests that asked to wait until deleted revisions are gone from the backend.
@@ -137,6 +164,7 @@ impl Applier {
             links,
             published,
             settings,
+            installing: None,
             members_told: None,
             waiting_for_deletion: Vec::new(),
             looked_at: Duration::ZERO,
@@ -292,7 +320,8 @@ impl Applier {
     fn disarm(&mut self, now: Duration) {
         let alarm = Alarm::no_space(self.settings.member);
         let (raised, db_size) = (self.machine.alarms().get(alarm), self.machine.db_size());
-        let is_due = self.auto_disarm.step(now, raised.and_then(|raised| raised.shortage), db_size);
+        let shortage = raised.and_then(|raised| Some((raised.index, raised.shortage?)));
+        let is_due = self.auto_disarm.step(now, shortage, db_size);
         let Some(raised) = raised.filter(|_| is_due) else { return };
         slog::info!(self.log, "there is room again; disarming the alarm"; "alarm" => alarm.name(), "from" => %alarm.member,
             "db-size-bytes" => db_size, "quota-size-bytes" => self.settings.quota.reported());
@@ -383,10 +412,30 @@ impl Handler<EntriesCommitted> for Applier {
     type Result = ();
 
     fn handle(&mut self, slice: EntriesCommitted, _: &mut Self::Context) {
-        self.apply(slice);
+        if let Some(Behind::Slice(slice)) = self.or_wait(Behind::Slice(slice)) {
+            self.apply(slice);
+        }
         if self.machine.applied().0 >= self.looked_at_index.0 + self.settings.report_entries {
             self.look_at_backend();
         }
+    }
+}
+
+impl Handler<InstallSnapshot> for Applier {
+    type Result = ();
+
+    fn handle(&mut self, command: InstallSnapshot, context: &mut Self::Context) {
+        if let Some(Behind::Install(position)) = self.or_wait(Behind::Install(command.position)) {
+            self.install(position, context);
+        }
+    }
+}
+
+impl Handler<Filled> for Applier {
+    type Result = ();
+
+    fn handle(&mut self, filled: Filled, context: &mut Self::Context) {
+        self.exchange(filled, context);
     }
 }
 

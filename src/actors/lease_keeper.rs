@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   edge ──KeepAlive, LookUpTimeLeft, ListLeases──▶ LeaseKeeper ──LeasesExpired, LeasesCheckpointed──▶ RaftNode
-//!   Applier ──LeasesChanged──▶ LeaseKeeper ◀──LeaderChanged── RaftNode
+//!   Applier ──LeasesChanged, LeasesReplaced──▶ LeaseKeeper ◀──LeaderChanged── RaftNode
 //! ```
 //! The core is [`crate::lease::LeaseKeeper`]. It never deletes a key: a revoke goes through the log, so every member drops
 //! the keys at one index.
@@ -10,7 +10,7 @@
 use crate::actors::Tick;
 use crate::actors::raft_node::{LeaderChanged, LeasesCheckpointed, LeasesExpired};
 use crate::ids::{LeaseId, Term};
-use crate::lease::{self, Answer, Effect, Input, KeepAliveId, TimeLeft};
+use crate::lease::{self, Answer, Effect, Input, KeepAliveId, LeaseTable, TimeLeft};
 use crate::state::LeaseChange;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
@@ -62,6 +62,14 @@ pub struct LeasesChanged {
     pub spans: Vec<SpanContext>,
 }
 
+/// Event, from the Applier: a snapshot was installed, and these are the leases in it.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct LeasesReplaced {
+    pub leases: LeaseTable,
+    pub now: Duration,
+}
+
 struct Waiting {
     reply: oneshot::Sender<Answer>,
     until: Duration,
@@ -107,6 +115,10 @@ impl LeaseKeeper {
 
     fn step(&mut self, now: Duration, input: Input) {
         self.core.step(now, input, &mut self.effects);
+        self.carry_out();
+    }
+
+    fn carry_out(&mut self) {
         for effect in self.effects.drain(..) {
             match effect {
                 Effect::Answer { request, answer } => {
@@ -191,6 +203,15 @@ impl Handler<LeasesChanged> for LeaseKeeper {
             };
             self.step(changed.now, input);
         }
+    }
+}
+
+impl Handler<LeasesReplaced> for LeaseKeeper {
+    type Result = ();
+
+    fn handle(&mut self, replaced: LeasesReplaced, _: &mut Self::Context) {
+        self.core.replace(replaced.now, &replaced.leases, &mut self.effects);
+        self.carry_out();
     }
 }
 

@@ -1,8 +1,8 @@
 //! Writes the raft log; the only place that does.
 //!
 //! ```text
-//!   RaftNode ──AppendLog, FetchLog──▶ LogWriter ──LogPersisted, LogFetched──▶ RaftNode
-//!   Snapshotter ──TruncateLog──▶ LogWriter
+//!   RaftNode ──AppendLog, ReplaceLog, FetchLog──▶ LogWriter ──LogPersisted, LogFetched──▶ RaftNode
+//!   Snapshotter ──TruncateLog──▶ LogWriter ◀──ClearPendingInstall── Applier
 //! ```
 //!
 //! It takes all writes that are queued into one batch and one fsync, while RaftNode goes on stepping: under load the
@@ -13,9 +13,10 @@ use crate::actors::raft_node::{LogFetched, LogPersisted};
 use crate::actors::snapshotter::LogGrown;
 use crate::ids::LogIndex;
 use crate::process;
-use crate::raft::log::{LogError, LogStore, LogWrite};
+use crate::raft::log::{Install, LogError, LogStore, LogWrite};
 use crate::raft::node;
 use crate::raft::terms::LogPosition;
+use crate::snapshot::file_name;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::SpanContext;
@@ -60,11 +61,28 @@ pub struct TruncateLog {
     pub conf_state: ConfState,
 }
 
+/// Command: the log begins anew behind a snapshot of the leader, whose file is in `snap/`. Durable in one step, with the name
+/// of the file that the state has yet to be replaced by. Then say so by [`LogPersisted`].
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ReplaceLog {
+    pub replace: node::ReplaceLog,
+}
+
+/// Command: the state has been replaced by the snapshot at `position`; a start need not do it.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct ClearPendingInstall {
+    pub position: LogPosition,
+}
+
 pub struct LogWriter {
     store: Box<dyn LogStore>,
     raft_node: Recipient<LogPersisted>,
     fetched: Recipient<LogFetched>,
     snapshotter: Recipient<LogGrown>,
+    /// The newest snapshot that the state is to be replaced by.
+    pending_install: Option<LogPosition>,
     /// Live bytes that the Snapshotter was last told.
     told_bytes: u64,
     queue: Vec<AppendLog>,
@@ -89,6 +107,7 @@ impl LogWriter {
             raft_node,
             fetched,
             snapshotter,
+            pending_install: None,
             told_bytes: 0,
             queue: Vec::new(),
             write_is_due: false,
@@ -193,5 +212,38 @@ impl Handler<TruncateLog> for LogWriter {
         }
         slog::info!(self.log, "cut the raft log"; "up-to-index" => truncate.position.index.0, "live-bytes" => self.store.size().live_bytes);
         self.tell_growth();
+    }
+}
+
+impl Handler<ReplaceLog> for LogWriter {
+    type Result = ();
+
+    fn handle(&mut self, command: ReplaceLog, _: &mut Self::Context) {
+        // What came before goes before: it may hold a vote.
+        self.write_queued();
+        let node::ReplaceLog { number, position, conf_state, hard_state } = command.replace;
+        let install = Install { position, conf_state, hard_state, pending: Some(file_name(position)) };
+        if let Err(error) = process::disk_work(WRITE_FAILED, || self.store.replace(&install)) {
+            process::fatal(&self.log, &format!("the raft log could not be replaced: {error}"));
+        }
+        self.pending_install = Some(position);
+        slog::info!(self.log, "the raft log begins anew, behind a snapshot of the leader";
+            "snapshot-index" => position.index.0, "snapshot-term" => position.term.0);
+        self.raft_node.do_send(LogPersisted { number });
+        self.tell_growth();
+    }
+}
+
+impl Handler<ClearPendingInstall> for LogWriter {
+    type Result = ();
+
+    fn handle(&mut self, command: ClearPendingInstall, _: &mut Self::Context) {
+        // Another one may have been accepted since, and is still to be installed.
+        if self.pending_install.take_if(|pending| *pending == command.position).is_none() {
+            return;
+        }
+        if let Err(error) = process::disk_work(WRITE_FAILED, || self.store.clear_pending_install()) {
+            process::fatal(&self.log, &format!("{WRITE_FAILED}: {error}"));
+        }
     }
 }

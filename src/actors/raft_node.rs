@@ -9,16 +9,16 @@
 //! large or old), keeps the reply channels of waiting requests, and turns effects into mail.
 
 use crate::actors::Tick;
-use crate::actors::applier::{EntriesCommitted, Waiter};
-use crate::actors::log_writer::{AppendLog, FetchLog};
+use crate::actors::applier::{EntriesCommitted, InstallSnapshot, SnapshotInstalled, Waiter};
+use crate::actors::log_writer::{AppendLog, FetchLog, ReplaceLog};
 use crate::actors::peer_links::{Forward, LinkChanged, Send};
-use crate::actors::snapshotter::LogCut;
+use crate::actors::snapshotter::{LogCut, SnapshotOffered, SnapshotSent, SnapshotWithdrawn};
 use crate::cast::{Published, Reply, RequestError};
 use crate::ids::{LeaseId, LogIndex, MemberId, RequestId, Term};
 use crate::lease::Grant;
 use crate::peer::service::InboundRoom;
 use crate::raft::forwarded::ForwardedProposal;
-use crate::raft::node::{Effect, MemberProgress, Node, Proposal, READ_RETRY, RaftError, ReplaceLog, Status};
+use crate::raft::node::{Effect, MemberProgress, Node, Proposal, READ_RETRY, RaftError, Status};
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::{Span, SpanContext};
@@ -160,11 +160,23 @@ pub struct LeaderChanged {
     pub now: Duration,
 }
 
+/// Event, from RaftNode: a follower needs entries that the log no longer holds. Said again until a snapshot is offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct SnapshotWanted {
+    pub to: MemberId,
+    /// It has to contain this entry.
+    pub index_min: LogIndex,
+}
+
 /// Where RaftNode's mail goes.
 pub struct Links {
     pub log_writer: Recipient<AppendLog>,
+    pub replace_log: Recipient<ReplaceLog>,
     pub fetch_log: Recipient<FetchLog>,
     pub applier: Recipient<EntriesCommitted>,
+    pub install_snapshot: Recipient<InstallSnapshot>,
+    pub snapshot_wanted: Recipient<SnapshotWanted>,
     pub peer_links: Recipient<Send>,
     pub forward: Recipient<Forward>,
     pub leader_changed: Vec<Recipient<LeaderChanged>>,
@@ -344,16 +356,10 @@ impl RaftNode {
                 slog::error!(self.log, "the disk of the raft log does not answer; this member must not lead";
                     "local-member-id" => %self.node.id(), "is-leader" => is_leader);
             }
+            Effect::ReplaceLog(replace) => self.links.replace_log.do_send(ReplaceLog { replace }),
+            Effect::InstallSnapshot { position } => self.links.install_snapshot.do_send(InstallSnapshot { position }),
             Effect::SnapshotWanted { to, index_min } => {
-                slog::warn!(self.log, "a member needs a snapshot, which nobody sends yet";
-                    "remote-peer-id" => %to, "index" => index_min.0);
-            }
-            Effect::ReplaceLog(ReplaceLog { position, .. }) | Effect::InstallSnapshot { position } => {
-                // To go on without installing it would lose data.
-                crate::process::fatal(
-                    &self.log,
-                    &format!("received a snapshot at {position:?}, which nobody installs yet"),
-                );
+                self.links.snapshot_wanted.do_send(SnapshotWanted { to, index_min });
             }
         }
     }
@@ -609,6 +615,42 @@ impl Handler<LogCut> for RaftNode {
 
     fn handle(&mut self, cut: LogCut, _: &mut Self::Context) {
         self.node.log_cut(cut.position);
+    }
+}
+
+impl Handler<SnapshotOffered> for RaftNode {
+    type Result = ();
+
+    /// Raft asks again with the next answer to a heartbeat.
+    fn handle(&mut self, offered: SnapshotOffered, _: &mut Self::Context) {
+        self.node.snapshot_offered(offered.position, offered.conf_state);
+    }
+}
+
+impl Handler<SnapshotWithdrawn> for RaftNode {
+    type Result = ();
+
+    fn handle(&mut self, _: SnapshotWithdrawn, _: &mut Self::Context) {
+        self.node.snapshot_withdrawn();
+    }
+}
+
+impl Handler<SnapshotSent> for RaftNode {
+    type Result = ();
+
+    fn handle(&mut self, sent: SnapshotSent, context: &mut Self::Context) {
+        self.node.snapshot_sent(sent.to, sent.ok);
+        self.batch(0, self.clock.now(), context);
+    }
+}
+
+impl Handler<SnapshotInstalled> for RaftNode {
+    type Result = ();
+
+    fn handle(&mut self, installed: SnapshotInstalled, context: &mut Self::Context) {
+        self.node.install_finished(installed.position);
+        self.metrics.server.proposals_applied.set(installed.position.index.0 as i64);
+        self.batch(0, self.clock.now(), context);
     }
 }
 

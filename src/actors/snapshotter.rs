@@ -4,33 +4,43 @@
 //! ```text
 //!   Applier ──BackendDurable──▶ Snapshotter ──TruncateLog──▶ LogWriter
 //!   LogWriter ──LogGrown──▶        │    └──────LogCut──────▶ RaftNode
-//!   edge ──Defragment, ────▶       └─▶ a thread for each kind of work: snapshots into snap/, snapshots for clients, space
-//!     ExportSnapshot, …                to be given back, hashes of what is compacted
+//!   RaftNode ──SnapshotWanted──▶   │ ──SnapshotOffered, SnapshotWithdrawn, SnapshotSent──▶ RaftNode
+//!   PeerLinks ──SendSnapshot──▶    │
+//!   edge ──Defragment, ────▶       └─▶ a thread for each kind of work: snapshots into snap/, snapshots for clients and for
+//!     ExportSnapshot, …                members that lag, space to be given back, hashes of what is compacted
 //! ```
 //!
-//! What to do when stands in [`SnapshotPolicy`]. The work itself happens on threads beside this one, from a published view,
+//! What to do when stands in [`SnapshotPolicy`], and, for members that lag, in [`Outbound`]. The work itself happens on threads beside this one, from a published view,
 //! so that neither the Applier nor clients wait. Of each kind one piece is done at a time; what is asked for meanwhile is
 //! done once, afterwards, for all who asked: the piece under way may have begun before what they want to see done.
 
+mod sending;
+
+use self::sending::Prepared;
 use crate::actors::Tick;
+use crate::actors::applier::SnapshotInstalled;
 use crate::actors::log_writer::TruncateLog;
+use crate::actors::raft_node::SnapshotWanted;
 use crate::cast::Published;
-use crate::ids::{LogIndex, Revision};
+use crate::ids::{ClusterId, LogIndex, MemberId, Revision};
 use crate::mvcc::{Compacted, CompactionHashes, HashKv};
+use crate::peer::courier::CarriesSnapshots;
 use crate::process;
 use crate::raft::log::Purger;
 use crate::raft::terms::LogPosition;
+use crate::snapshot::outbound::Outbound;
 use crate::snapshot::policy::{Action, SnapshotPolicy};
 use crate::snapshot::{Exported, SnapshotError, SnapshotStore};
 use crate::state::View;
 use crate::state::portable::{self, PortableError};
+use crate::storage::DataDir;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::{Span, SpanContext};
 use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient};
 use castd_backend_api::{Backend, BackendError, Table};
+use raft::eraftpb::{ConfState, Message as RaftMessage};
 use slog::Logger;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -146,12 +156,43 @@ pub struct LogCut {
     pub position: LogPosition,
 }
 
+/// Event, from the Snapshotter: raft may send the snapshot at `position`, at which `conf_state` was the membership.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct SnapshotOffered {
+    pub position: LogPosition,
+    pub conf_state: ConfState,
+}
+
+/// Event, from the Snapshotter: the one that was offered is gone.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct SnapshotWithdrawn;
+
+/// Command: bring the snapshot that this MsgSnapshot names to its receiver, and say what became of it by [`SnapshotSent`].
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct SendSnapshot {
+    pub message: RaftMessage,
+}
+
+/// Event, from the Snapshotter: the receiver has it, or will not get it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct SnapshotSent {
+    pub to: MemberId,
+    pub ok: bool,
+}
+
 /// Told to itself by its worker thread.
 #[derive(Message)]
 #[rtype(result = "()")]
 enum Done {
     Flushed,
-    SnapshotTaken(SnapshotStore, LogPosition),
+    SnapshotTaken(LogPosition),
+    Prepared(Option<Prepared>),
+    Carried { to: MemberId, ok: bool },
+    Tidied { is_more_left: bool },
     Purged,
     Reclaimed,
     Exported,
@@ -162,17 +203,28 @@ enum Done {
 pub struct Links {
     pub truncate_log: Recipient<TruncateLog>,
     pub log_cut: Recipient<LogCut>,
+    pub snapshot_offered: Recipient<SnapshotOffered>,
+    pub snapshot_withdrawn: Recipient<SnapshotWithdrawn>,
+    pub snapshot_sent: Recipient<SnapshotSent>,
+    pub courier: Arc<dyn CarriesSnapshots>,
+    /// Holds stores that were replaced, until nobody reads them any more.
+    pub data_dir: Arc<DataDir>,
     pub view: Published<View>,
     pub purger: Purger,
 }
 
 pub struct Snapshotter {
-    /// `None` while the worker has it.
-    store: Option<SnapshotStore>,
+    store: SnapshotStore,
+    /// A worker writes into it.
+    is_taking: bool,
     policy: SnapshotPolicy,
+    outbound: Outbound,
+    /// A store was replaced, and its files, or those that it was filled from, may have to go.
+    is_untidy: bool,
+    is_tidying: bool,
+    /// Written into each snapshot.
+    cluster: ClusterId,
     links: Links,
-    /// Of the store.
-    directory: PathBuf,
     is_flushing: bool,
     is_purging: bool,
     is_reclaiming: bool,
@@ -194,15 +246,21 @@ impl Snapshotter {
     pub fn new(
         store: SnapshotStore,
         policy: SnapshotPolicy,
+        cluster: ClusterId,
         links: Links,
         clock: Clock,
         metrics: Metrics,
         log: Logger,
     ) -> Self {
         Snapshotter {
-            directory: store.dir().to_owned(),
-            store: Some(store),
+            store,
+            is_taking: false,
             policy,
+            outbound: Outbound::default(),
+            // The last life may have received what it did not need.
+            is_untidy: true,
+            is_tidying: false,
+            cluster,
             links,
             is_flushing: false,
             is_purging: false,
@@ -257,19 +315,20 @@ impl Snapshotter {
                     Ok(Done::Flushed)
                 });
             }
-            Action::TakeSnapshot => {
-                let Some(mut store) = self.store.take() else { return };
+            Action::TakeSnapshot if !self.is_taking => {
+                self.is_taking = true;
+                let (store, cluster) = (self.store.clone(), self.cluster);
                 let (clock, metrics) = (self.clock, self.metrics.clone());
                 self.on_worker("snapshot", context, move || {
                     let mut written = now;
-                    let position = portable::take_timed(&mut store, &view, &mut || written = clock.now())?;
+                    let position = portable::take_timed(&store, &view, cluster, &mut || written = clock.now())?;
                     let ended = clock.now();
                     metrics.snapshot.fsync.observe(ended.saturating_sub(written).as_secs_f64());
                     metrics.snapshot.save.observe(ended.saturating_sub(now).as_secs_f64());
-                    Ok(Done::SnapshotTaken(store, position))
+                    Ok(Done::SnapshotTaken(position))
                 });
             }
-            Action::Flush => {}
+            Action::Flush | Action::TakeSnapshot => {}
         }
     }
 }
@@ -305,12 +364,13 @@ impl Snapshotter {
         }
         self.is_exporting = true;
         let callers = std::mem::take(&mut self.export);
-        let (view, directory) = (self.links.view.load(), self.directory.clone());
+        let (view, directory) = (self.links.view.load(), self.store.dir().to_owned());
+        let cluster = self.cluster;
         let (clock, metrics, log) = (self.clock, self.metrics.clone(), self.log.clone());
         self.on_worker("export", context, move || {
             let started = clock.now();
             let is_wanted = || callers.iter().any(|caller| !caller.reply.is_closed());
-            let exported = portable::export(&directory, &view, &is_wanted);
+            let exported = portable::export(&directory, &view, cluster, &is_wanted);
             // What it can read may be deleted from here on.
             drop(view);
             metrics.disk.backend_snapshot.observe(clock.now().saturating_sub(started).as_secs_f64());
@@ -320,6 +380,24 @@ impl Snapshotter {
             let exported = exported.map_err(ExportError::from);
             callers.into_iter().for_each(|caller| caller.answer(exported.clone()));
             Ok(Done::Exported)
+        });
+    }
+
+    /// Removes the files of stores that were replaced, and snapshots that were received and are of no more use.
+    fn tidy(&mut self, context: &mut Context<Self>) {
+        if self.is_tidying || self.is_taking || !self.is_untidy {
+            return;
+        }
+        (self.is_tidying, self.is_untidy) = (true, false);
+        let (data_dir, store) = (Arc::clone(&self.links.data_dir), self.store.clone());
+        // A backend that is trusted needs none beside it.
+        let superfluous = (!self.policy.keeps_snapshot()).then(|| self.links.view.load().applied);
+        self.on_worker("tidy", context, move || {
+            let is_more_left = data_dir.remove_retired_backends();
+            if let Some(upto) = superfluous {
+                store.keep(0, upto)?;
+            }
+            Ok(Done::Tidied { is_more_left })
         });
     }
 
@@ -449,10 +527,16 @@ impl Handler<Done> for Snapshotter {
                 self.is_flushing = false;
                 self.policy.flushed(self.clock.now());
             }
-            Done::SnapshotTaken(store, position) => {
-                self.store = Some(store);
+            Done::SnapshotTaken(position) => {
+                self.is_taking = false;
                 self.policy.snapshot_taken(position.index);
                 slog::info!(self.log, "saved snapshot"; "snapshot-index" => position.index.0);
+            }
+            Done::Prepared(prepared) => self.prepared(prepared),
+            Done::Carried { to, ok } => self.carried(to, ok, context),
+            Done::Tidied { is_more_left } => {
+                self.is_tidying = false;
+                self.is_untidy |= is_more_left;
             }
             Done::Purged => self.is_purging = false,
             Done::Reclaimed => {
@@ -471,16 +555,45 @@ impl Handler<Done> for Snapshotter {
     }
 }
 
+impl Handler<SnapshotWanted> for Snapshotter {
+    type Result = ();
+
+    fn handle(&mut self, wanted: SnapshotWanted, context: &mut Self::Context) {
+        self.snapshot_wanted(wanted, context);
+    }
+}
+
+impl Handler<SendSnapshot> for Snapshotter {
+    type Result = ();
+
+    fn handle(&mut self, send: SendSnapshot, context: &mut Self::Context) {
+        self.send_snapshot(send, context);
+    }
+}
+
+impl Handler<SnapshotInstalled> for Snapshotter {
+    type Result = ();
+
+    fn handle(&mut self, installed: SnapshotInstalled, _: &mut Self::Context) {
+        self.policy.installed(installed.position.index);
+        self.is_untidy = true;
+    }
+}
+
 /// Gives back the log's space in the background.
 impl Handler<Tick> for Snapshotter {
     type Result = ();
 
     fn handle(&mut self, tick: Tick, context: &mut Self::Context) {
+        self.withdraw_unused();
+        self.tidy(context);
         if self.is_purging || tick.now < self.purged_at + PURGE_EVERY {
             return;
         }
         self.is_purging = true;
         self.purged_at = tick.now;
+        // What was received and not needed.
+        self.is_untidy = true;
         let purger = self.links.purger.clone();
         self.on_worker("purge", context, move || {
             purger.run()?;

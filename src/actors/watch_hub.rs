@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   edge ──OpenStream, OpenWatch, CancelWatch, …──▶ WatchHub ──Reply──▶ the stream's queue ──▶ edge
-//!   Applier ──StoreChanged──▶ WatchHub ──a cohort──▶ a thread that reads history ──CaughtUp──▶ WatchHub
+//!   Applier ──StoreChanged, StoreReplaced──▶ WatchHub ──a cohort──▶ a thread that reads history ──CaughtUp──▶ WatchHub
 //! ```
 //! The core is [`crate::watch::Hub`]. This shell puts its replies into the queues of the streams (unbounded channels: the
 //! core counts credits and stops in time) and reads history for it on threads that may wait for a disk.
@@ -107,6 +107,16 @@ pub struct StoreChanged {
     pub view: Arc<View>,
     /// The sampled requests among those behind the changes.
     pub spans: Vec<SpanContext>,
+}
+
+/// Event, from the Applier: another store is in the place of the old one, and published. What happened in between is to be
+/// read from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct StoreReplaced {
+    pub revision: Revision,
+    /// History below is gone.
+    pub compacted: Revision,
 }
 
 /// To itself, from a thread that has read history.
@@ -249,6 +259,15 @@ impl Handler<StoreChanged> for WatchHub {
         if let Some(revision) = changed.compacted {
             self.step(Input::Compacted { revision }, context);
         }
+    }
+}
+
+impl Handler<StoreReplaced> for WatchHub {
+    type Result = ();
+
+    fn handle(&mut self, replaced: StoreReplaced, context: &mut Self::Context) {
+        let StoreReplaced { revision, compacted } = replaced;
+        self.step(Input::StoreReplaced { revision, compacted }, context);
     }
 }
 

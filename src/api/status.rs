@@ -10,8 +10,10 @@ use crate::membership::MembershipError;
 use crate::membership::downgrade::DowngradeError;
 use crate::mvcc::{MvccError, RequestError as CheckError};
 use crate::peer::guard::Refusal;
+use crate::peer::reception::ReceptionError;
 use crate::queue::QueueError;
 use crate::raft::node::RaftError;
+use crate::snapshot::SnapshotError;
 use std::fmt::Display;
 use tonic::{Code, Status};
 
@@ -280,6 +282,23 @@ impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Status {
         let wire = Wire::from(refusal);
         Status::new(wire.code, wire.message)
+    }
+}
+
+impl From<ReceptionError> for Status {
+    fn from(error: ReceptionError) -> Status {
+        let code = match &error {
+            ReceptionError::OldTerm { .. } => Code::FailedPrecondition,
+            ReceptionError::NoPiece => Code::InvalidArgument,
+            ReceptionError::DamagedPiece(_) | ReceptionError::Another(_) => Code::DataLoss,
+            ReceptionError::Snapshot(SnapshotError::NoSpace { .. }) => Code::ResourceExhausted,
+            ReceptionError::Snapshot(SnapshotError::Io { .. }) => Code::Internal,
+            ReceptionError::Snapshot(_) => Code::DataLoss,
+            // The sender asks again where to go on.
+            ReceptionError::OtherOffset { .. } | ReceptionError::Replaced => Code::Aborted,
+            ReceptionError::Stopping => Code::Unavailable,
+        };
+        Status::new(code, format!("snapshot not taken: {error}"))
     }
 }
 

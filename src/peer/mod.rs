@@ -16,9 +16,11 @@
 //! - `service`, `handlers`: the answering end.
 //! - `roster`: who there is, and since when we reach them.
 //! - `calls`: single questions to a peer.
+//! - `courier`, `reception`: a snapshot on its way, seen from both ends.
 //! - `inquiry`: questions of a member that has not started yet.
 
 pub mod calls;
+pub mod courier;
 pub mod dial;
 pub mod flight;
 pub mod guard;
@@ -28,6 +30,7 @@ pub mod lane;
 pub mod outbox;
 pub mod pauses;
 pub mod quiet;
+pub mod reception;
 pub mod roster;
 pub mod service;
 #[cfg(test)]

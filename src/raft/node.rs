@@ -350,12 +350,12 @@ impl Node {
             self.skip_pending(position.index.0, effects);
             self.installing = Some(position);
             self.hard_state_unsaved = None;
-            // It is persisted with what follows it, or by itself.
-            let persists = if entries.is_empty() { number } else { number - 1 };
-            let replace = self.write_log(now, persists, Some(position));
+            // It is persisted with what follows it, or by itself; before raft knows, the state must not be there.
+            let (persists, installs) = if entries.is_empty() { (number, Some(position)) } else { (number - 1, None) };
+            let replace = self.write_log(now, persists, installs);
             effects.push(Effect::ReplaceLog(ReplaceLog { number: replace, position, conf_state, hard_state }));
             if !entries.is_empty() {
-                let append = self.write_log(now, number, None);
+                let append = self.write_log(now, number, Some(position));
                 effects.push(Effect::AppendLog(AppendLog { number: append, entries, hard_state: None }));
             }
         } else if must_write {

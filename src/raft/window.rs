@@ -314,10 +314,15 @@ impl Storage for Window {
         Ok(self.terms.last_index())
     }
 
-    /// The offered snapshot, if the log goes on from where it ends.
+    /// The offered snapshot, if the log goes on from where it ends, and if it knows who it is for.
     fn snapshot(&self, request_index: u64, to: u64) -> ::raft::Result<Snapshot> {
         let index_min = request_index.max(self.terms.truncated().index.0);
-        if let Some(snapshot) = self.snapshot.as_ref().filter(|snapshot| snapshot.get_metadata().index >= index_min) {
+        // raft ignores a snapshot of a cluster that it is not in.
+        let is_good = |snapshot: &&Snapshot| {
+            let metadata = snapshot.get_metadata();
+            metadata.index >= index_min && has_member(metadata.get_conf_state(), to)
+        };
+        if let Some(snapshot) = self.snapshot.as_ref().filter(is_good) {
             return Ok(snapshot.clone());
         }
         let wanted = &mut self.wanted.borrow_mut().snapshot;
@@ -325,6 +330,12 @@ impl Storage for Window {
         *wanted = Some(SnapshotRequest { to, index_min: index_min.max(before) });
         Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
     }
+}
+
+/// Whether `member` votes or learns in `conf_state`.
+pub fn has_member(conf_state: &ConfState, member: u64) -> bool {
+    let ConfState { voters, learners, voters_outgoing, .. } = conf_state;
+    [voters, learners, voters_outgoing].iter().any(|members| members.contains(&member))
 }
 
 /// At least the first, then as many as fit: what raft-rs' `limit_size` leaves, without cloning the rest.
@@ -513,6 +524,7 @@ mod tests {
             let mut snapshot = Snapshot::default();
             snapshot.mut_metadata().index = index;
             snapshot.mut_metadata().term = 1;
+            snapshot.mut_metadata().mut_conf_state().voters = vec![1, 2, 3];
             snapshot
         };
         let unavailable = Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable));
@@ -523,6 +535,8 @@ mod tests {
         assert_eq!(window.take_snapshot_request(), None);
         window.offer_snapshot(offer(12));
         assert_eq!(window.snapshot(12, 3).unwrap().get_metadata().index, 12);
+        assert_eq!(window.snapshot(12, 4), unavailable, "it was taken before member 4 was added");
+        assert_eq!(window.take_snapshot_request(), Some(SnapshotRequest { to: 4, index_min: 12 }));
         window.withdraw_snapshot();
         assert_eq!(window.snapshot(0, 3), unavailable);
     }

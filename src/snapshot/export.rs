@@ -1,14 +1,17 @@
-//! A snapshot for clients: a file without a name, gone with its last reader.
+//! A snapshot for others: a file that is gone with its last reader.
 //!
 //! ```text
-//!   Exporting ──rows──▶ finish ──▶ Exported ──read──▶ Snapshot streams (several may share it)
+//!   Exporting ──rows──▶ finish_padded ──▶ Exported ──read──▶ Snapshot streams of clients (several may share it)
+//!             └───────▶ finish ──▶ Outgoing ──read──▶ members that lag; or a file of `snap/` is an Outgoing
 //! ```
 //! A file, because a client may take hours to read what this machine writes in seconds. Sent straight from a view, all that
 //! time compaction could not delete what the view sees; and the length, which clients are told with each message, would
 //! take a first pass over all rows. The price is disk space while somebody reads. So the file may not take the last of it:
 //! a log that cannot be written ends the member.
 
-use super::format::{SnapshotError, SnapshotWriter, failed};
+use super::format::{SnapshotError, SnapshotWriter, Summary, failed};
+use super::store::SnapshotFile;
+use crate::raft::terms::LogPosition;
 use bytes::Bytes;
 use castd_proto::castdpb::SnapshotHeader;
 use std::fs::{self, File, OpenOptions};
@@ -66,10 +69,26 @@ impl Exporting {
     }
 
     /// Ends it, padded. Not synced: it is of no use after a crash.
-    pub fn finish(self) -> Result<Exported, SnapshotError> {
+    pub fn finish_padded(self) -> Result<Exported, SnapshotError> {
         let (_, summary) = self.writer.finish_padded()?;
         Ok(Exported { file: Arc::new(self.file), bytes: summary.bytes })
     }
+
+    /// Ends it, as the file of a member. Not synced.
+    pub fn finish(self, header: SnapshotHeader) -> Result<Outgoing, SnapshotError> {
+        let (_, summary) = self.writer.finish()?;
+        Ok(Outgoing::new(header, Arc::new(self.file), &summary))
+    }
+}
+
+/// Whether `bytes` more could be written to the disk of `dir`, and the reserve would still be left.
+///
+/// # Errors
+/// [`SnapshotError::NoSpace`] if not; [`SnapshotError::Io`].
+pub fn expect_room(dir: &Path, bytes: u64) -> Result<(), SnapshotError> {
+    let disk = rustix::fs::statvfs(dir).map_err(io::Error::from).map_err(failed("find room for"))?;
+    let free_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if free_bytes < RESERVE_BYTES.saturating_add(bytes) { Err(SnapshotError::NoSpace { free_bytes }) } else { Ok(()) }
 }
 
 fn leave_reserve(file: &File) -> Result<(), SnapshotError> {
@@ -96,11 +115,66 @@ impl Exported {
     /// # Errors
     /// [`SnapshotError::Io`].
     pub fn read(&self, offset: u64, bytes_max: usize) -> Result<Bytes, SnapshotError> {
-        let length = usize::try_from(self.bytes.saturating_sub(offset)).unwrap_or(usize::MAX).min(bytes_max);
-        let mut part = vec![0; length];
-        self.file.read_exact_at(&mut part, offset).map_err(failed("read"))?;
-        Ok(part.into())
+        read_part(&self.file, self.bytes, offset, bytes_max)
     }
+}
+
+/// A complete snapshot for another member. It stays whole while somebody holds it, whatever becomes of its name.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    header: Arc<SnapshotHeader>,
+    file: Arc<File>,
+    bytes: u64,
+    sha256: [u8; 32],
+}
+
+impl Outgoing {
+    fn new(header: SnapshotHeader, file: Arc<File>, summary: &Summary) -> Self {
+        Outgoing { header: Arc::new(header), file, bytes: summary.bytes, sha256: summary.sha256 }
+    }
+
+    /// Reads all of `file`, and holds it open.
+    ///
+    /// # Errors
+    /// When it is not sound.
+    pub fn of(file: &SnapshotFile) -> Result<Self, SnapshotError> {
+        // Opened before it is verified, or it could be another one by then.
+        let open = file.open_raw()?;
+        let (header, summary) = file.verify()?;
+        Ok(Outgoing::new(header, Arc::new(open), &summary))
+    }
+
+    pub fn position(&self) -> LogPosition {
+        LogPosition::new(self.header.index, self.header.term)
+    }
+
+    pub fn header(&self) -> &SnapshotHeader {
+        &self.header
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Of everything before the trailer, which says the same.
+    pub fn sha256(&self) -> [u8; 32] {
+        self.sha256
+    }
+
+    /// As [`Exported::read`].
+    ///
+    /// # Errors
+    /// [`SnapshotError::Io`].
+    pub fn read(&self, offset: u64, bytes_max: usize) -> Result<Bytes, SnapshotError> {
+        read_part(&self.file, self.bytes, offset, bytes_max)
+    }
+}
+
+fn read_part(file: &File, bytes: u64, offset: u64, bytes_max: usize) -> Result<Bytes, SnapshotError> {
+    let length = usize::try_from(bytes.saturating_sub(offset)).unwrap_or(usize::MAX).min(bytes_max);
+    let mut part = vec![0; length];
+    file.read_exact_at(&mut part, offset).map_err(failed("read"))?;
+    Ok(part.into())
 }
 
 #[cfg(test)]
@@ -118,7 +192,7 @@ mod tests {
             exporting.writer().row(Table::Kv, &row.to_be_bytes(), &[7; 300]).unwrap();
             exporting.look_at_disk().unwrap();
         }
-        let exported = exporting.finish().unwrap();
+        let exported = exporting.finish_padded().unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         let other_reader = exported.clone();
         let mut data = Vec::new();

@@ -5,13 +5,14 @@
 //!                                                              └─▶ export.rs: a file without a name, for a client
 //! ```
 //! They bring a new or lagging member up to date, rebuild a lost backend, and convert one backend into another. When one
-//! is taken stands in policy.rs, the Snapshotter's core.
+//! is taken stands in policy.rs, who gets one from us in outbound.rs: the Snapshotter's cores.
 
 pub mod export;
 pub mod format;
+pub mod outbound;
 pub mod policy;
 pub mod store;
 
-pub use export::{Exported, Exporting};
+pub use export::{Exported, Exporting, Outgoing, expect_room};
 pub use format::{Row, SnapshotError, SnapshotReader, SnapshotWriter, Summary};
-pub use store::{Incoming, SnapshotFile, SnapshotStore, Taking};
+pub use store::{Arrived, Incoming, SnapshotFile, SnapshotStore, Taking, file_name};

@@ -63,6 +63,8 @@ pub struct SnapshotPolicy {
     log_bytes: u64,
     log_bytes_at_snapshot: u64,
     cut: LogIndex,
+    /// Entries above this one are needed by members that are getting a snapshot.
+    held: Option<LogIndex>,
     flushed_at: Option<Duration>,
 }
 
@@ -76,6 +78,7 @@ impl SnapshotPolicy {
             log_bytes: 0,
             log_bytes_at_snapshot: 0,
             cut,
+            held: None,
             flushed_at: None,
         }
     }
@@ -93,6 +96,24 @@ impl SnapshotPolicy {
         self.log_bytes_at_snapshot = self.log_bytes;
     }
 
+    /// From now on the log stays whole above `held`.
+    pub fn hold(&mut self, held: Option<LogIndex>) {
+        self.held = held;
+    }
+
+    /// A snapshot of the leader has taken the place of state and log.
+    pub fn installed(&mut self, index: LogIndex) {
+        self.cut = self.cut.max(index);
+        self.samples.retain(|sample| sample.position.index > index);
+        self.log_bytes = 0;
+        self.snapshot_taken(index);
+    }
+
+    /// Whether a snapshot stays beside the backend, to rebuild it from.
+    pub fn keeps_snapshot(&self) -> bool {
+        self.settings.keeps_snapshot
+    }
+
     /// What to do now that the state is at `applied` and a crash would leave it at `durable`.
     pub fn step(
         &mut self,
@@ -106,6 +127,7 @@ impl SnapshotPolicy {
         let safe = if self.settings.keeps_snapshot { self.snapshot } else { durable };
         let safe = if self.settings.is_durable { safe.min(durable) } else { safe };
         let wanted = safe.0.min(applied.index.0.saturating_sub(self.settings.catchup_entries));
+        let wanted = self.held.map_or(wanted, |held| wanted.min(held.0));
         if wanted >= self.cut.0 + self.cut_step()
             && let Some(sample) = self.sample_at_most(wanted)
         {
@@ -182,6 +204,33 @@ mod tests {
             }
             assert!((30..=40).contains(&cut), "cut at {cut} with snapshot {snapshot}, durable {durable}");
         }
+    }
+
+    #[test]
+    fn what_is_held_for_a_member_that_gets_a_snapshot_is_not_cut() {
+        let mut policy = SnapshotPolicy::new(SETTINGS, LogIndex(0), LogIndex(100));
+        policy.hold(Some(LogIndex(20)));
+        let cut_of = |policy: &mut SnapshotPolicy, indexes: std::ops::RangeInclusive<u64>| {
+            let mut cut = 0;
+            for index in indexes {
+                if let Action::Cut { position, .. } = step(policy, index, 100) {
+                    cut = position.index.0;
+                }
+            }
+            cut
+        };
+        assert_eq!(cut_of(&mut policy, 1..=100), 20);
+        policy.hold(None);
+        assert!(cut_of(&mut policy, 100..=110) > 90);
+    }
+
+    #[test]
+    fn after_an_install_the_log_begins_at_the_snapshot() {
+        let mut policy = SnapshotPolicy::new(SETTINGS, LogIndex(0), LogIndex(0));
+        (1..9).for_each(|index| assert_eq!(step(&mut policy, index, index), Action::Wait));
+        policy.installed(LogIndex(50));
+        assert_eq!(step(&mut policy, 51, 51), Action::Wait, "nothing below is cut again, nothing is taken");
+        assert_eq!(step(&mut policy, 60, 60), Action::TakeSnapshot);
     }
 
     #[test]

@@ -6,9 +6,11 @@
 //!   newest_sound() ─▶ first that verifies; broken ones ─▶ *.broken
 //! ```
 //! A file with its final name is complete and on disk. Left-over `.tmp` files are removed when the store is opened;
-//! broken ones are kept for whoever wants to know what happened. When to do any of this is the Snapshotter's decision.
+//! broken ones are kept for whoever wants to know what happened. When to do any of this is the Snapshotter's decision; what
+//! other members send comes in by `peer::reception`.
 
 use super::format::{SnapshotError, SnapshotReader, SnapshotWriter, Summary, failed};
+use crate::ids::LogIndex;
 use crate::raft::terms::LogPosition;
 use castd_proto::castdpb::SnapshotHeader;
 use std::ffi::OsString;
@@ -16,6 +18,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{BufReader, BufWriter, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 const EXTENSION: &str = "cast";
 const BUFFER_BYTES: usize = 256 << 10;
@@ -30,6 +33,16 @@ pub struct SnapshotFile {
 }
 
 impl SnapshotFile {
+    /// The one at `position` in `dir`, if it is there.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Io`], also when it is not.
+    pub fn at(dir: &Path, position: LogPosition) -> Result<Self, SnapshotError> {
+        let path = dir.join(file_name(position));
+        let bytes = fs::metadata(&path).map_err(failed("look at"))?.len();
+        Ok(SnapshotFile { position, path, bytes })
+    }
+
     /// `{term:016x}-{index:016x}.cast`, also used to name a pending install in the log.
     pub fn name(&self) -> String {
         file_name(self.position)
@@ -57,12 +70,14 @@ impl SnapshotFile {
     }
 }
 
-#[derive(Debug)]
+/// Cheap to clone.
+#[derive(Clone, Debug)]
 pub struct SnapshotStore {
     dir: PathBuf,
-    /// Makes the names of unfinished files unique: one may be taken while another of the same position arrives.
-    unfinished: u64,
 }
+
+/// Makes the names of unfinished files unique: one may be taken while another of the same position arrives.
+static UNFINISHED: AtomicU64 = AtomicU64::new(0);
 
 impl SnapshotStore {
     /// Opens the directory, creating it for the owner only, and removes what an earlier process left unfinished.
@@ -80,7 +95,7 @@ impl SnapshotStore {
                 fs::remove_file(&path).map_err(failed("remove an unfinished file of"))?;
             }
         }
-        Ok(Self { dir, unfinished: 0 })
+        Ok(Self { dir })
     }
 
     pub fn dir(&self) -> &Path {
@@ -105,9 +120,12 @@ impl SnapshotStore {
         Ok(self.list()?.into_iter().find(|file| file.name() == name))
     }
 
-    /// The newest that is sound to its last byte. Newer ones that are not are set aside.
-    pub fn newest_sound(&self) -> Result<Option<(SnapshotFile, SnapshotHeader)>, SnapshotError> {
-        for file in self.list()? {
+    /// The newest of those whose position is `wanted` that is sound to its last byte. Newer ones that are not are set aside.
+    pub fn newest_sound(
+        &self,
+        wanted: impl Fn(LogPosition) -> bool,
+    ) -> Result<Option<(SnapshotFile, SnapshotHeader)>, SnapshotError> {
+        for file in self.list()?.into_iter().filter(|file| wanted(file.position)) {
             match file.verify() {
                 Ok((header, _)) => return Ok(Some((file, header))),
                 Err(error @ (SnapshotError::Io { .. } | SnapshotError::NewerFormat { .. })) => return Err(error),
@@ -126,9 +144,11 @@ impl SnapshotStore {
         Ok(path.into())
     }
 
-    /// Removes all but the newest `keep`. Who has one open can still read it. Answers what was removed.
-    pub fn keep(&self, keep: usize) -> Result<Vec<SnapshotFile>, SnapshotError> {
-        let superfluous: Vec<_> = self.list()?.into_iter().skip(keep).collect();
+    /// Removes all up to `upto` but the newest `keep` of them. Those above are of other members, and whether they will be
+    /// needed is not known yet. Who has one open can still read it. Answers what was removed.
+    pub fn keep(&self, keep: usize, upto: LogIndex) -> Result<Vec<SnapshotFile>, SnapshotError> {
+        let files = self.list()?.into_iter().filter(|file| file.position.index <= upto);
+        let superfluous: Vec<_> = files.skip(keep).collect();
         for file in &superfluous {
             fs::remove_file(&file.path).map_err(failed("remove"))?;
         }
@@ -139,7 +159,7 @@ impl SnapshotStore {
     }
 
     /// Begins a snapshot of our own, at the position its header names.
-    pub fn take(&mut self, header: &SnapshotHeader) -> Result<Taking, SnapshotError> {
+    pub fn take(&self, header: &SnapshotHeader) -> Result<Taking, SnapshotError> {
         let unfinished = self.unfinished(LogPosition::new(header.index, header.term))?;
         let file = unfinished.file.try_clone().map_err(failed("create"))?;
         let writer = SnapshotWriter::create(BufWriter::with_capacity(BUFFER_BYTES, file), header)?;
@@ -147,14 +167,13 @@ impl SnapshotStore {
     }
 
     /// Begins one that another member sends. `bytes_max` is what its sender announced, or the operator's limit.
-    pub fn receive(&mut self, position: LogPosition, bytes_max: u64) -> Result<Incoming, SnapshotError> {
+    pub fn receive(&self, position: LogPosition, bytes_max: u64) -> Result<Incoming, SnapshotError> {
         Ok(Incoming { unfinished: self.unfinished(position)?, bytes: 0, bytes_max })
     }
 
-    fn unfinished(&mut self, position: LogPosition) -> Result<Unfinished, SnapshotError> {
+    fn unfinished(&self, position: LogPosition) -> Result<Unfinished, SnapshotError> {
         let name = file_name(position);
-        let temporary = self.dir.join(format!("{name}.{}.tmp", self.unfinished));
-        self.unfinished += 1;
+        let temporary = self.dir.join(format!("{name}.{}.tmp", UNFINISHED.fetch_add(1, Ordering::Relaxed)));
         let options = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&temporary);
         let file = options.map_err(failed("create"))?;
         Ok(Unfinished { file, position, temporary, path: self.dir.join(name), finished: false })
@@ -232,15 +251,43 @@ impl Incoming {
         self.bytes
     }
 
-    /// Verifies what arrived. On disk under its final name when this returns.
-    pub fn finish(mut self) -> Result<(SnapshotFile, SnapshotHeader, Summary), SnapshotError> {
+    /// Reads what arrived from the beginning, and believes it if all of it is sound.
+    ///
+    /// # Errors
+    /// When it is damaged, incomplete, or of another position.
+    pub fn verify(mut self) -> Result<Arrived, SnapshotError> {
         let file = &mut self.unfinished.file;
         file.seek(SeekFrom::Start(0)).map_err(failed("read"))?;
         let reader = SnapshotReader::open(BufReader::with_capacity(BUFFER_BYTES, &*file))?;
         let (header, summary) = reader.verify()?;
         expect_position(self.unfinished.position, &header)?;
-        let file = self.unfinished.publish(summary.bytes)?;
-        Ok((file, header, summary))
+        Ok(Arrived { unfinished: self.unfinished, header, summary })
+    }
+}
+
+/// All of a snapshot of another member, found sound.
+#[derive(Debug)]
+pub struct Arrived {
+    unfinished: Unfinished,
+    header: SnapshotHeader,
+    summary: Summary,
+}
+
+impl Arrived {
+    pub fn header(&self) -> &SnapshotHeader {
+        &self.header
+    }
+
+    pub fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    /// On disk under its final name when this returns.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Io`].
+    pub fn publish(self) -> Result<SnapshotFile, SnapshotError> {
+        self.unfinished.publish(self.summary.bytes)
     }
 }
 
@@ -278,7 +325,7 @@ mod tests {
         SnapshotHeader { format: 1, index, term, ..SnapshotHeader::default() }
     }
 
-    fn take(store: &mut SnapshotStore, index: u64, term: u64) -> SnapshotFile {
+    fn take(store: &SnapshotStore, index: u64, term: u64) -> SnapshotFile {
         let mut taking = store.take(&header(index, term)).unwrap();
         for row in 0..index {
             taking.writer().row(Table::Kv, &row.to_be_bytes(), &[7; 50]).unwrap();
@@ -302,12 +349,13 @@ mod tests {
     #[test]
     fn the_newest_are_kept_and_listed_first() {
         let dir = tempfile::tempdir().unwrap();
-        let mut store = SnapshotStore::open(dir.path().join("member/snap")).unwrap();
+        let store = SnapshotStore::open(dir.path().join("member/snap")).unwrap();
         for (index, term) in [(10, 1), (300, 2), (40, 2), (500, 11)] {
-            take(&mut store, index, term);
+            take(&store, index, term);
         }
         assert_eq!(positions(&store.list().unwrap()), [(11, 500), (2, 300), (2, 40), (1, 10)]);
-        assert_eq!(positions(&store.keep(2).unwrap()), [(2, 40), (1, 10)]);
+        assert_eq!(positions(&store.keep(2, LogIndex(499)).unwrap()), [(1, 10)], "those above do not count");
+        assert_eq!(positions(&store.keep(2, LogIndex(500)).unwrap()), [(2, 40)]);
         assert_eq!(names(&store), ["0000000000000002-000000000000012c.cast", "000000000000000b-00000000000001f4.cast"]);
         let found = store.find("0000000000000002-000000000000012c.cast").unwrap().unwrap();
         assert_eq!(found.verify().unwrap().1.rows, 300);
@@ -317,7 +365,7 @@ mod tests {
     #[test]
     fn the_unfinished_leave_nothing_behind() {
         let dir = tempfile::tempdir().unwrap();
-        let mut store = SnapshotStore::open(dir.path()).unwrap();
+        let store = SnapshotStore::open(dir.path()).unwrap();
         drop(store.take(&header(3, 1)).unwrap());
         drop(store.receive(LogPosition::new(3, 1), 100).unwrap());
         assert!(names(&store).is_empty());
@@ -331,38 +379,41 @@ mod tests {
     #[test]
     fn a_broken_one_is_set_aside_and_the_one_before_it_found() {
         let dir = tempfile::tempdir().unwrap();
-        let mut store = SnapshotStore::open(dir.path()).unwrap();
-        take(&mut store, 10, 1);
-        let newer = take(&mut store, 20, 1);
+        let store = SnapshotStore::open(dir.path()).unwrap();
+        take(&store, 10, 1);
+        let newer = take(&store, 20, 1);
         let mut bytes = fs::read(&newer.path).unwrap();
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
         fs::write(&newer.path, bytes).unwrap();
-        let (sound, found) = store.newest_sound().unwrap().unwrap();
+        let (sound, found) = store.newest_sound(|_| true).unwrap().unwrap();
         assert_eq!((sound.position, found), (LogPosition::new(10, 1), header(10, 1)));
         assert!(names(&store).contains(&"0000000000000001-0000000000000014.cast.broken".into()));
         fs::rename(&sound.path, dir.path().join(file_name(LogPosition::new(11, 1)))).unwrap();
-        assert!(store.newest_sound().unwrap().is_none(), "its name lies");
+        assert!(store.newest_sound(|_| true).unwrap().is_none(), "its name lies");
     }
 
     #[test]
     fn what_another_member_sends_is_published_only_if_it_is_sound() {
         let dir = tempfile::tempdir().unwrap();
-        let mut leader = SnapshotStore::open(dir.path().join("leader")).unwrap();
-        let mut follower = SnapshotStore::open(dir.path().join("follower")).unwrap();
-        let sent = take(&mut leader, 2000, 3);
+        let leader = SnapshotStore::open(dir.path().join("leader")).unwrap();
+        let follower = SnapshotStore::open(dir.path().join("follower")).unwrap();
+        let sent = take(&leader, 2000, 3);
         let bytes = fs::read(&sent.path).unwrap();
-        let send = |follower: &mut SnapshotStore, bytes: &[u8], position| {
+        let send = |bytes: &[u8], position| {
             let mut incoming = follower.receive(position, sent.bytes)?;
             bytes.chunks(1000).try_for_each(|part| incoming.write(part))?;
-            incoming.finish()
+            incoming.verify()
         };
-        assert!(send(&mut follower, &bytes[..bytes.len() - 1], sent.position).is_err());
-        assert!(send(&mut follower, &[&bytes[..], &[0]].concat(), sent.position).is_err());
-        assert!(send(&mut follower, &bytes, LogPosition::new(2001, 3)).is_err());
-        assert!(names(&follower).is_empty());
-        let (file, found, summary) = send(&mut follower, &bytes, sent.position).unwrap();
-        assert_eq!((found, summary.rows, file.bytes), (header(2000, 3), 2000, sent.bytes));
+        assert!(send(&bytes[..bytes.len() - 1], sent.position).is_err());
+        assert!(send(&[&bytes[..], &[0]].concat(), sent.position).is_err());
+        assert!(send(&bytes, LogPosition::new(2001, 3)).is_err());
+        drop(send(&bytes, sent.position).unwrap());
+        assert!(names(&follower).is_empty(), "sound, but not wanted");
+        let arrived = send(&bytes, sent.position).unwrap();
+        assert_eq!((arrived.header(), arrived.summary().rows), (&header(2000, 3), 2000));
+        let file = arrived.publish().unwrap();
+        assert_eq!(file.bytes, sent.bytes);
         assert_eq!(fs::read(file.path).unwrap(), bytes);
     }
 }

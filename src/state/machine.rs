@@ -162,6 +162,11 @@ impl Machine {
         self.applied.index
     }
 
+    /// Of the last applied entry.
+    pub fn position(&self) -> LogPosition {
+        LogPosition { index: self.applied.index, term: self.applied.term }
+    }
+
     /// Another `Arc` after each change.
     pub fn members(&self) -> &Arc<Members> {
         &self.members

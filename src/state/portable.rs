@@ -2,12 +2,14 @@
 //!
 //! ```text
 //!   View ──take──▶ snap/<term>-<index>.cast ──fill──▶ an empty backend
-//!      └──export──▶ a file without a name ──▶ a client, who may bring it back
+//!      ├──export──▶ a file without a name ──▶ a client, who may bring it back
+//!      └──write_outgoing──▶ the same ──▶ snap/ of another member
 //! ```
 
+use crate::ids::ClusterId;
 use crate::mvcc::StoreError;
 use crate::raft::terms::LogPosition;
-use crate::snapshot::{Exported, Exporting, SnapshotError, SnapshotFile, SnapshotStore};
+use crate::snapshot::{Exported, Exporting, Outgoing, SnapshotError, SnapshotFile, SnapshotStore};
 use crate::state::View;
 use crate::state::rows;
 use castd_backend_api::{Backend, BackendError, Op, Table, WriteBatch};
@@ -40,8 +42,8 @@ pub enum PortableError {
 ///
 /// # Errors
 /// When the disk or the backend fails.
-pub fn take(store: &mut SnapshotStore, view: &View) -> Result<LogPosition, PortableError> {
-    take_timed(store, view, &mut || ())
+pub fn take(store: &SnapshotStore, view: &View, cluster: ClusterId) -> Result<LogPosition, PortableError> {
+    take_timed(store, view, cluster, &mut || ())
 }
 
 /// As [`take`]; calls `is_written` between writing and making durable.
@@ -49,15 +51,16 @@ pub fn take(store: &mut SnapshotStore, view: &View) -> Result<LogPosition, Porta
 /// # Errors
 /// As [`take`].
 pub fn take_timed(
-    store: &mut SnapshotStore,
+    store: &SnapshotStore,
     view: &View,
+    cluster: ClusterId,
     is_written: &mut dyn FnMut(),
 ) -> Result<LogPosition, PortableError> {
-    let mut taking = store.take(&header(view))?;
+    let mut taking = store.take(&header(view, cluster))?;
     write_rows(view, |table, key, value| Ok(taking.writer().row(table, key, value)?))?;
     is_written();
     taking.finish()?;
-    store.keep(KEPT)?;
+    store.keep(KEPT, view.applied)?;
     Ok(LogPosition { index: view.applied, term: view.term })
 }
 
@@ -65,8 +68,29 @@ pub fn take_timed(
 ///
 /// # Errors
 /// When the disk or the backend fails, the disk is nearly full, or nobody wants it any more.
-pub fn export(dir: &Path, view: &View, is_wanted: &dyn Fn() -> bool) -> Result<Exported, PortableError> {
-    let mut exporting = Exporting::begin(dir, &header(view))?;
+pub fn export(
+    dir: &Path,
+    view: &View,
+    cluster: ClusterId,
+    is_wanted: &dyn Fn() -> bool,
+) -> Result<Exported, PortableError> {
+    let mut exporting = Exporting::begin(dir, &header(view, cluster))?;
+    write_looking(&mut exporting, view, is_wanted)?;
+    Ok(exporting.finish_padded()?)
+}
+
+/// As [`export`], for another member.
+///
+/// # Errors
+/// When the disk or the backend fails, or the disk is nearly full.
+pub fn write_outgoing(dir: &Path, view: &View, cluster: ClusterId) -> Result<Outgoing, PortableError> {
+    let header = header(view, cluster);
+    let mut exporting = Exporting::begin(dir, &header)?;
+    write_looking(&mut exporting, view, &|| true)?;
+    Ok(exporting.finish(header)?)
+}
+
+fn write_looking(exporting: &mut Exporting, view: &View, is_wanted: &dyn Fn() -> bool) -> Result<(), PortableError> {
     let mut asked_at = 0;
     write_rows(view, |table, key, value| {
         exporting.writer().row(table, key, value)?;
@@ -79,19 +103,18 @@ pub fn export(dir: &Path, view: &View, is_wanted: &dyn Fn() -> bool) -> Result<E
             }
         }
         Ok(())
-    })?;
-    Ok(exporting.finish()?)
+    })
 }
 
-fn header(view: &View) -> SnapshotHeader {
+fn header(view: &View, cluster: ClusterId) -> SnapshotHeader {
     SnapshotHeader {
         format: FORMAT,
+        cluster_id: cluster.0,
         index: view.applied.0,
         term: view.term.0,
         conf_state: Some(rows::conf_state_row(&view.conf_state)),
         revision: view.mvcc.revision().0,
         compact_revision: view.mvcc.compact_revision().0,
-        ..Default::default()
     }
 }
 
@@ -247,17 +270,17 @@ mod tests {
         apply(&mut machine, RaftOp::ClusterVersion(version));
         apply(&mut machine, RaftOp::Downgrade(downgrade)).expect("begun");
         let view = machine.view();
-        let abandoned = export(dir.path(), &view, &|| false);
+        let abandoned = export(dir.path(), &view, ClusterId(7), &|| false);
         assert!(matches!(abandoned, Err(PortableError::Abandoned)), "{abandoned:?}");
         assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 0);
 
-        let exported = export(dir.path(), &view, &|| true).expect("written");
+        let exported = export(dir.path(), &view, ClusterId(7), &|| true).expect("written");
         let data = exported.read(0, usize::MAX).expect("readable");
-        let mut store = SnapshotStore::open(dir.path()).expect("opened");
+        let store = SnapshotStore::open(dir.path()).expect("opened");
         let position = LogPosition { index: view.applied, term: view.term };
         let mut incoming = store.receive(position, exported.bytes()).expect("begun");
         incoming.write(&data).expect("written");
-        let (file, ..) = incoming.finish().expect("sound");
+        let file = incoming.verify().expect("sound").publish().expect("written");
         let copy = Arc::new(Memory::new());
         fill(&file, copy.as_ref()).expect("filled");
         let copy = Machine::open(copy).expect("opened").view();
@@ -270,7 +293,7 @@ mod tests {
     fn a_snapshot_taken_while_compaction_deletes_is_the_state_of_its_view() {
         for rows_at_once in 1..8 {
             let dir = tempfile::tempdir().expect("a directory");
-            let mut store = SnapshotStore::open(dir.path()).expect("opened");
+            let store = SnapshotStore::open(dir.path()).expect("opened");
             let backend = Arc::new(Interleaved::default());
             let mut machine = Machine::open(backend.clone()).expect("opened");
             for turn in 0..5 {
@@ -289,9 +312,9 @@ mod tests {
                 machine.delete_compacted(rows_at_once).expect("deleted");
             }
             assert!(!backend.kept_back.lock().expect("no panic").is_empty(), "nothing was deleted");
-            take(&mut store, &view).expect("taken");
+            take(&store, &view, ClusterId(7)).expect("taken");
 
-            let (file, _) = store.newest_sound().expect("readable").expect("there is one");
+            let (file, _) = store.newest_sound(|_| true).expect("readable").expect("there is one");
             let copy = Arc::new(Memory::new());
             fill(&file, copy.as_ref()).expect("filled");
             let copy = Machine::open(copy).expect("opened");

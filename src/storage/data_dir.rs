@@ -188,8 +188,9 @@ impl DataDir {
         self.generations.commit_replacement(replacement)
     }
 
-    pub fn remove_retired_backends(&self) {
-        self.generations.remove_retired();
+    /// Answers whether some are left, because somebody still reads them.
+    pub fn remove_retired_backends(&self) -> bool {
+        self.generations.remove_retired()
     }
 
     pub fn kind(&self) -> StorageKind {

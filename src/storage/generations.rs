@@ -149,15 +149,26 @@ impl Generations {
         Ok(backend)
     }
 
-    /// Removes the files of replaced stores that nobody reads any more. What it cannot remove goes at the next start.
-    pub(super) fn remove_retired(&self) {
-        self.lives.lock().retired.retain(|(backend, path)| {
-            let read = backend.strong_count() > 0;
-            if !read {
-                let _ = fs::remove_dir_all(path);
-            }
-            read
-        });
+    /// Removes the files of replaced stores that nobody reads any more. What it cannot remove goes at the next start. Answers
+    /// whether some are still read.
+    pub(super) fn remove_retired(&self) -> bool {
+        let mut unread = Vec::new();
+        let is_more_left = {
+            let retired = &mut self.lives.lock().retired;
+            retired.retain(|(backend, path)| {
+                let is_read = backend.strong_count() > 0;
+                if !is_read {
+                    unread.push(path.clone());
+                }
+                is_read
+            });
+            !retired.is_empty()
+        };
+        // Large files take a while.
+        for path in unread {
+            let _ = fs::remove_dir_all(path);
+        }
+        is_more_left
     }
 
     fn state(&self) -> PathBuf {

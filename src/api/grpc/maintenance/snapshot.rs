@@ -190,7 +190,7 @@ mod tests {
             exporting.writer().row(Table::Kv, &row.to_be_bytes(), &[7; BLOB_BYTES]).expect("written");
         }
         let (sender, blobs) = mpsc::channel(BLOBS_WAITING_MAX);
-        let exported = exporting.finish().expect("written");
+        let exported = exporting.finish_padded().expect("written");
         let log = Logger::root(slog::Discard, slog::o!());
         let stop = CancellationToken::new();
         let stopping = Box::pin(stop.clone().cancelled_owned());
