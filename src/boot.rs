@@ -67,6 +67,8 @@ pub struct Boot {
     /// Members that are known before the log tells of any, with their peer URLs.
     pub others: Vec<(MemberId, Vec<String>)>,
     pub data_dir: Arc<DataDir>,
+    /// It had no data before.
+    pub is_new: bool,
 }
 
 /// Opens or begins the member that `config` describes.
@@ -133,7 +135,7 @@ pub fn boot(config: &Config, clock: Clock, log: &Logger) -> Result<Boot, BootErr
     let cores =
         Cores { node, log_store, machine, hub, leases, snapshots, snapshot_policy, data_dir: Arc::clone(&data_dir) };
     info!(log, "bootstrap successfully");
-    Ok(Boot { cores, identity, others, data_dir })
+    Ok(Boot { cores, identity, others, data_dir, is_new })
 }
 
 fn raft_settings(config: &Config, id: MemberId, clock: Clock) -> Settings {

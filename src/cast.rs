@@ -89,6 +89,9 @@ pub enum RequestError {
     BeyondQuota(Shortage),
     #[error("the alarm CORRUPT is on")]
     Corrupt,
+    /// The log holds it once more, and what the first one came to is not known here; or it is too old to tell.
+    #[error("the request came before")]
+    Repeated,
     #[error("the member is shutting down")]
     Stopped,
     /// A part of etcd's API that this release does not have yet; the text names it.

@@ -8,6 +8,7 @@ pub mod boot;
 pub mod cast;
 pub mod compaction;
 pub mod config;
+pub mod consistency;
 pub mod fuzz;
 pub mod handover;
 pub mod ids;

@@ -5,6 +5,7 @@
 //! ```
 
 use crate::actors::applier;
+use crate::actors::auditor;
 use crate::actors::compactor;
 use crate::actors::snapshotter::Defragment;
 use crate::api::grpc::{Edge, EdgeSettings, SNAPSHOTS_MAX, Serving};
@@ -15,6 +16,8 @@ use crate::boot::{self, Boot, BootError};
 use crate::cast::{Cast, Identity, Limits, RequestError};
 use crate::compaction::pace;
 use crate::config::{CASTD_VERSION, CLUSTER_VERSION, Config, ETCD_VERSION};
+use crate::consistency::answers::HashAnswers;
+use crate::consistency::initial::{self, InitialCheckError};
 use crate::handover::{Patience, hand_over};
 use crate::membership::urls::UrlSet;
 use crate::peer::handlers::Handlers;
@@ -29,7 +32,7 @@ use crate::telemetry::metrics::{Build, Metrics, RequestKind};
 use crate::telemetry::trace::{SpanContext, TraceError, Tracing};
 use crate::wiring::{self, Placement, Running, Started, Surroundings};
 use castd_proto::castdpb::{ClusterVersion, MemberAttributes, raft_request::Op};
-use slog::{Logger, info, o, warn};
+use slog::{Logger, error, info, o, warn};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +57,8 @@ pub enum StartError {
     Thread(std::io::Error),
     #[error("the member could not make itself known: {0}")]
     Publish(#[from] RequestError),
+    #[error(transparent)]
+    InitialCheck(#[from] InitialCheckError),
     /// Found out while it waited for a leader.
     #[error("the member has been permanently removed from the cluster")]
     Removed,
@@ -100,7 +105,7 @@ impl Member {
         let tracing = Tracing::start(&config.tracing, log)?;
         let metrics = Metrics::new(config.metrics);
 
-        let Boot { cores, identity, others, data_dir } = boot::boot(config, clock, log)?;
+        let Boot { cores, identity, others, data_dir, is_new } = boot::boot(config, clock, log)?;
         let storage = config.storage.to_string();
         metrics.identify(identity.member, ETCD_VERSION, Build { version: CASTD_VERSION, storage: &storage });
         for (gate, stage, on) in config.feature_gates.all() {
@@ -136,6 +141,15 @@ impl Member {
                     sleep: config.compaction_sleep_interval,
                 },
             },
+            auditor: auditor::Settings {
+                identity,
+                history_every: (!config.corrupt_check_time.is_zero()).then_some(config.corrupt_check_time),
+                compactions_every: config
+                    .feature_gates
+                    .is_on("CompactHashCheck")
+                    .then_some(config.compact_hash_check_time),
+                patience: config.request_timeout(),
+            },
             peers: peer_settings(config, identity),
             others,
             request_timeout: config.request_timeout(),
@@ -152,9 +166,15 @@ impl Member {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         let builder = builder.thread_name("peers").worker_threads(PEER_THREADS).enable_all();
         let peer_runtime = builder.build().map_err(StartError::Thread)?;
+        if !is_new && config.feature_gates.is_on("InitialCorruptCheck") {
+            let checked = runtime.block_on(initial::check(&cast, config.request_timeout(), log));
+            checked.inspect_err(|error| error!(log, "checkInitialHashKV failed"; "error" => %error))?;
+        }
         let stopping = CancellationToken::new();
+        let hashes = HashAnswers::new(cast.clone(), clock, metrics.clone());
         let edge = Edge {
             cast: cast.clone(),
+            hashes: hashes.clone(),
             tracer: tracing.tracer(),
             metrics: metrics.clone(),
             settings: EdgeSettings {
@@ -204,6 +224,7 @@ impl Member {
             snapshots: Some(reception),
             leases: Some(leader_calls.clone()),
             promotion: Some(leader_calls),
+            hashes: Some(Arc::new(hashes)),
             ..Handlers::default()
         };
         let peers = PeerService::server(inbound, handlers, stopping.clone(), frame_bytes_max);

@@ -9,6 +9,7 @@
 
 use crate::actors::MAILBOX_CAPACITY;
 use crate::actors::applier::{self, Applier};
+use crate::actors::auditor::{self, Auditor};
 use crate::actors::compactor::{self, Compactor};
 use crate::actors::lease_keeper::LeaseKeeper;
 use crate::actors::log_writer::LogWriter;
@@ -18,6 +19,7 @@ use crate::actors::snapshotter::{self, SendSnapshot, Snapshotter};
 use crate::actors::ticker::{Listener, Ticker};
 use crate::actors::watch_hub::WatchHub;
 use crate::cast::{Addresses, Cast, Identity, Limits, PeerAccess, Published};
+use crate::consistency::ask::Asker;
 use crate::ids::MemberId;
 use crate::lease::LeaseKeeper as LeaseCore;
 use crate::peer::PeerSettings;
@@ -77,6 +79,7 @@ pub struct Surroundings {
     /// Members that are known before the log tells of any.
     pub others: Vec<(MemberId, Vec<String>)>,
     pub compactor: compactor::Settings,
+    pub auditor: auditor::Settings,
     pub request_timeout: Duration,
 }
 
@@ -162,6 +165,7 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
     let peer_links = Mailbox::<PeerLinks>::new();
     let snapshotter = Mailbox::<Snapshotter>::new();
     let compactor = Mailbox::<Compactor>::new();
+    let auditor = Mailbox::<Auditor>::new();
 
     let addresses = Addresses {
         raft_node: raft_node.address.clone(),
@@ -179,6 +183,7 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
             Listener { recipient: watch_hub.address.clone().recipient(), every: WATCH_TICK },
             Listener { recipient: peer_links.address.clone().recipient(), every: LINK_TICK },
             Listener { recipient: snapshotter.address.clone().recipient(), every: HOUSEKEEPING_TICK },
+            Listener { recipient: auditor.address.clone().recipient(), every: HOUSEKEEPING_TICK },
         ],
     )?;
 
@@ -313,6 +318,15 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
     );
     let send_snapshot = snapshotter.address.clone();
     let calls = PeerCalls::new(identity, roster.clone(), peers.open_timeout());
+    let auditor_links = auditor::Links {
+        propose: raft_node.address.clone().recipient(),
+        read_index: raft_node.address.clone().recipient(),
+        list_compaction_hashes: snapshotter.address.clone().recipient(),
+        peers: Asker::new(calls.clone(), around.auditor.patience),
+        view: view.clone(),
+        status: status.clone(),
+    };
+    auditor.run(&arbiters.others, Auditor::new(around.auditor, auditor_links, log.new(o!("actor" => "Auditor"))));
     let link_links = peer_links::Links {
         unreachable: raft_node.address.clone().recipient(),
         link_changed: raft_node.address.clone().recipient(),

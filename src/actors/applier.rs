@@ -320,7 +320,8 @@ impl Applier {
     fn disarm(&mut self, now: Duration) {
         let alarm = Alarm::no_space(self.settings.member);
         let (raised, db_size) = (self.machine.alarms().get(alarm), self.machine.db_size());
-        let is_due = self.auto_disarm.step(now, raised.and_then(|raised| raised.shortage), db_size);
+        let shortage = raised.and_then(|raised| Some((raised.index, raised.shortage?)));
+        let is_due = self.auto_disarm.step(now, shortage, db_size);
         let Some(raised) = raised.filter(|_| is_due) else { return };
         slog::info!(self.log, "there is room again; disarming the alarm"; "alarm" => alarm.name(), "from" => %alarm.member,
             "db-size-bytes" => db_size, "quota-size-bytes" => self.settings.quota.reported());

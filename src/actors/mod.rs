@@ -17,6 +17,7 @@
 //! limited at the edge, by permits taken before a message is sent (`cast.rs`).
 
 pub mod applier;
+pub mod auditor;
 pub mod compactor;
 pub mod lease_keeper;
 pub mod log_writer;

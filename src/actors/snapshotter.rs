@@ -99,6 +99,13 @@ pub struct LookUpCompactionHash {
     pub span: SpanContext,
 }
 
+/// Query: what was found at the last compactions?
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ListCompactionHashes {
+    pub reply: oneshot::Sender<Vec<HashKv>>,
+}
+
 /// Why there is no snapshot for a client.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ExportError {
@@ -491,6 +498,15 @@ impl Handler<LookUpCompactionHash> for Snapshotter {
     fn handle(&mut self, query: LookUpCompactionHash, _: &mut Self::Context) {
         let _span = query.span.child("Snapshotter");
         self.hashes.ask(query.revision, query.reply);
+    }
+}
+
+impl Handler<ListCompactionHashes> for Snapshotter {
+    type Result = ();
+
+    fn handle(&mut self, query: ListCompactionHashes, _: &mut Self::Context) {
+        // Whoever asked may have gone; then nobody needs the answer.
+        let _ = query.reply.send(self.hashes.known());
     }
 }
 

@@ -232,6 +232,7 @@ impl From<&RequestError> for Wire {
             RequestError::NoLeader => EtcdError::NoLeader,
             RequestError::NoSpace | RequestError::BeyondQuota(_) => EtcdError::NoSpace,
             RequestError::Corrupt => EtcdError::Corrupt,
+            RequestError::Repeated => EtcdError::TimeoutDueToConnectionLost,
             RequestError::Stopped => EtcdError::Stopped,
             RequestError::InvalidClientApiVersion => EtcdError::InvalidClientApiVersion,
             RequestError::UnknownHealthService => EtcdError::UnknownHealthService,

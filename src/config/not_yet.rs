@@ -55,7 +55,6 @@ const NO_CLIENT_CHECKS: &str = "clients' certificates are not checked yet";
 const NO_PEER_CHECKS: &str = "peers' certificates are not checked yet";
 const NO_TLS: &str = "TLS is not served yet";
 const NO_USERS: &str = "there are no users, passwords and tokens yet";
-const NO_COMPARING: &str = "members' data is not compared yet";
 
 #[rustfmt::skip]
 const REFUSED: &[(&str, Asked, &str)] = &[
@@ -94,8 +93,6 @@ const REFUSED: &[(&str, Asked, &str)] = &[
 #[rustfmt::skip]
 const IGNORED: &[(&str, Asked, &str)] = &[
     ("enable-v2", |c| c.enable_v2, "the v2 API is not served yet"),
-    ("corrupt-check-time", |c| !c.corrupt_check_time.is_zero(), NO_COMPARING),
-    ("compact-hash-check-time", |c| c.compact_hash_check_time != Duration::from_mins(1), NO_COMPARING),
     ("downgrade-check-time", |c| c.downgrade_check_time != Duration::from_secs(5), "a member's data is never converted for the release before, so nothing is looked at"),
     ("initial-election-tick-advance", |c| !c.initial_election_tick_advance, "a lone member campaigns at once, and all others wait for one election time-out"),
     ("discovery-proxy", |c| !c.discovery.v2_proxy.is_empty(), "v2 discovery is not served yet"),
@@ -163,10 +160,9 @@ mod tests {
                 "listen-peer-urls",
                 Severity::Refuse,
             ),
-            (&["--corrupt-check-time=1m"], "corrupt-check-time", Severity::Warn),
             (&["--enable-pprof"], "enable-pprof", Severity::WithoutEffect),
             (&["--initial-election-tick-advance=false"], "initial-election-tick-advance", Severity::Warn),
-            (&["--feature-gates=CompactHashCheck=true"], "feature-gates", Severity::WithoutEffect),
+            (&["--feature-gates=PriorityRequest=true"], "feature-gates", Severity::WithoutEffect),
             (&["--backend-batch-limit=5"], "backend-batch-limit", Severity::WithoutEffect),
             (&["--max-wals=6"], "max-wals", Severity::WithoutEffect),
             (&["--grpc-keepalive-min-time=1s"], "grpc-keepalive-min-time", Severity::WithoutEffect),

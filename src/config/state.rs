@@ -39,8 +39,6 @@ pub(super) const WITHOUT_EFFECT: &[(&str, &str)] = &[
 
 /// Feature gates that switch nothing, and why.
 pub(super) const GATES_WITHOUT_EFFECT: &[(&str, &str)] = &[
-    ("InitialCorruptCheck", "members' data is not compared yet"),
-    ("CompactHashCheck", "members' data is not compared yet"),
     ("TxnModeWriteWithSharedBuffer", "it is for etcd's bbolt"),
     ("LeaseCheckpoint", "castd always keeps the remaining time of long leases"),
     ("LeaseCheckpointPersist", "castd always keeps the remaining time of long leases"),

@@ -73,6 +73,11 @@ impl CompactionHashes {
         self.answer(revision, hash);
     }
 
+    /// Those that are known.
+    pub fn known(&self) -> Vec<HashKv> {
+        self.hashed.iter().copied().collect()
+    }
+
     /// Answers now, or when the compaction at `revision` has been hashed.
     pub fn ask(&mut self, revision: Revision, reply: Answer) {
         let is_to_come = self.under_way == Some(revision) || self.waiting.iter().any(|next| next.revision == revision);

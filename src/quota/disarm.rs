@@ -8,6 +8,7 @@
 //! It only asks: the alarm is gone when the log says so, and what got lost on its way there is asked for again.
 
 use super::{Quota, Shortage};
+use crate::ids::LogIndex;
 use std::time::Duration;
 
 /// A small store has to fall a tenth below its quota;
@@ -21,26 +22,24 @@ const RETRY_AFTER: Duration = Duration::from_secs(3);
 pub struct AutoDisarm {
     quota: Quota,
     is_on: bool,
-    asked_at: Option<Duration>,
+    /// About the alarm that this entry raised, and when.
+    asked: Option<(LogIndex, Duration)>,
 }
 
 impl AutoDisarm {
     pub fn new(quota: Quota, is_on: bool) -> Self {
-        AutoDisarm { quota, is_on, asked_at: None }
+        AutoDisarm { quota, is_on, asked: None }
     }
 
-    /// Whether to propose now that the alarm goes. `raised_for` is the shortage that this member's alarm was raised for, if
-    /// there is one; `db_size` is what the store takes now.
-    pub fn step(&mut self, now: Duration, raised_for: Option<Shortage>, db_size: u64) -> bool {
-        let is_due = self.is_on && raised_for.is_some_and(|shortage| self.has_room(shortage, db_size));
-        if !is_due {
-            self.asked_at = None;
+    /// Whether to propose now that the alarm goes. `raised` is the entry that raised this member's alarm and the shortage it
+    /// did so for, if there is one; `db_size` is what the store takes now.
+    pub fn step(&mut self, now: Duration, raised: Option<(LogIndex, Shortage)>, db_size: u64) -> bool {
+        let Some((index, shortage)) = raised.filter(|_| self.is_on) else { return false };
+        let is_under_way = self.asked.is_some_and(|(about, at)| about == index && now < at + RETRY_AFTER);
+        if is_under_way || !self.has_room(shortage, db_size) {
             return false;
         }
-        if self.asked_at.is_some_and(|asked_at| now < asked_at + RETRY_AFTER) {
-            return false;
-        }
-        self.asked_at = Some(now);
+        self.asked = Some((index, now));
         true
     }
 
@@ -58,6 +57,7 @@ mod tests {
     use super::super::PAGE_BYTES;
     use super::*;
 
+    const RAISED: LogIndex = LogIndex(7);
     const QUOTA: u64 = 13 * PAGE_BYTES;
     const FULL: Shortage = Shortage { db_size: 12 * PAGE_BYTES, needed_bytes: 13 * PAGE_BYTES };
 
@@ -67,7 +67,7 @@ mod tests {
 
     /// Asked anew, without the memory of earlier questions.
     fn asks(quota: Option<u64>, raised_for: Option<Shortage>, pages: u64) -> bool {
-        of(quota).step(Duration::ZERO, raised_for, pages * PAGE_BYTES)
+        of(quota).step(Duration::ZERO, raised_for.map(|shortage| (RAISED, shortage)), pages * PAGE_BYTES)
     }
 
     #[test]
@@ -77,15 +77,19 @@ mod tests {
         assert!(asks(Some(QUOTA), Some(FULL), 11));
         assert!(asks(Some(QUOTA), Some(FULL), 1));
         assert!(!asks(Some(QUOTA), None, 1), "raised by hand, or not at all");
-        assert!(!AutoDisarm::new(Quota::new(Some(QUOTA)), false).step(Duration::ZERO, Some(FULL), PAGE_BYTES));
+        assert!(!AutoDisarm::new(Quota::new(Some(QUOTA)), false).step(
+            Duration::ZERO,
+            Some((RAISED, FULL)),
+            PAGE_BYTES
+        ));
     }
 
     #[test]
     fn of_a_large_quota_64_mib_are_enough() {
         let quota = 8 << 30;
         let full = Shortage { db_size: quota - 100, needed_bytes: quota + 200 };
-        assert!(!of(Some(quota)).step(Duration::ZERO, Some(full), quota - (64 << 20) + 1));
-        assert!(of(Some(quota)).step(Duration::ZERO, Some(full), quota - (64 << 20)));
+        assert!(!of(Some(quota)).step(Duration::ZERO, Some((RAISED, full)), quota - (64 << 20) + 1));
+        assert!(of(Some(quota)).step(Duration::ZERO, Some((RAISED, full)), quota - (64 << 20)));
     }
 
     #[test]
@@ -106,14 +110,14 @@ mod tests {
     #[test]
     fn it_asks_once_and_again_when_nothing_came_of_it() {
         let mut disarm = of(Some(QUOTA));
-        let at = |disarm: &mut AutoDisarm, millis, raised_for| {
-            disarm.step(Duration::from_millis(millis), raised_for, PAGE_BYTES)
+        let mut at = |millis, raised: u64| {
+            disarm.step(Duration::from_millis(millis), Some((LogIndex(raised), FULL)), PAGE_BYTES)
         };
-        assert!(at(&mut disarm, 10, Some(FULL)));
-        assert!(!at(&mut disarm, 20, Some(FULL)));
-        assert!(!at(&mut disarm, 3_009, Some(FULL)));
-        assert!(at(&mut disarm, 3_010, Some(FULL)));
-        assert!(!at(&mut disarm, 3_020, None), "it has gone");
-        assert!(at(&mut disarm, 3_030, Some(FULL)), "another one");
+        assert!(at(10, 7));
+        assert!(!at(20, 7));
+        assert!(!at(3_009, 7));
+        assert!(at(3_010, 7));
+        assert!(at(3_020, 8), "another alarm");
+        assert!(!at(3_030, 8));
     }
 }

@@ -7,17 +7,19 @@
 //! A request that fails, or that an alarm refuses, leaves no trace but its entry. A backend that fails ends the member.
 
 use crate::cast::RequestError;
-use crate::ids::{LeaseId, LogIndex, MemberId, Revision, Term};
+use crate::ids::{LeaseId, LogIndex, MemberId, Revision};
 use crate::lease::{Grant, LeaseTable, LeaseTableError};
 use crate::membership::downgrade::{self, Release};
 use crate::membership::members::Members;
 use crate::mvcc::{Changes, Compacted, Deleted, MvccError, OpCounts, Slice, Store, StoreError};
 use crate::quota::{self, Quota, Shortage, cost};
+use crate::raft::tag::RequestTag;
 use crate::raft::terms::LogPosition;
 use crate::state::alarms::{Alarm, Alarms, Fence, Raised};
 use crate::state::membership::{self, MembersInSlice, MembershipChanged};
+use crate::state::requests::{Admission, Requests};
 use crate::state::rows::{self, AppliedPosition};
-use crate::state::{Outcome, View};
+use crate::state::{Checkpoints, Outcome, View};
 use crate::telemetry::metrics::RequestKind;
 use castd_backend_api::{Backend, BackendError, Table};
 use castd_proto::castdpb::{RaftRequest, raft_request::Op};
@@ -96,11 +98,13 @@ pub struct Machine {
     store: Store,
     leases: LeaseTable,
     alarms: Alarms,
+    requests: Requests,
     members: Arc<Members>,
     conf_state: ConfState,
     cluster_version: Option<String>,
     downgrade: Option<String>,
     applied: AppliedPosition,
+    checkpoints: Checkpoints,
     backend: Arc<dyn Backend>,
     /// This member's, for [`Applied::over_quota`] and nothing else.
     quota: Quota,
@@ -123,11 +127,13 @@ impl Machine {
         Ok(Machine {
             leases,
             alarms: Alarms::open(backend.as_ref())?,
+            requests: Requests::open(backend.as_ref())?,
             members: Arc::new(members),
             conf_state,
             cluster_version: rows::read_cluster_version(backend.as_ref())?,
             downgrade: rows::read_downgrade(backend.as_ref())?,
             applied: AppliedPosition::read(backend.as_ref())?,
+            checkpoints: Checkpoints::default(),
             store,
             backend,
             quota: Quota::default(),
@@ -138,9 +144,12 @@ impl Machine {
         View {
             applied: self.applied.index,
             term: self.applied.term,
+            state_hash: self.applied.hash,
+            checkpoints: self.checkpoints.clone(),
             mvcc: self.store.view(),
             leases: self.leases.clone(),
             alarms: self.alarms.clone(),
+            requests: self.requests.clone(),
             members: Arc::clone(&self.members),
             conf_state: self.conf_state.clone(),
             cluster_version: self.cluster_version.clone(),
@@ -212,14 +221,19 @@ impl Machine {
         for (place, entry) in entries.iter().enumerate() {
             let mut kind = None;
             assert_eq!(entry.index, self.applied.index.0 + 1, "entries are applied in order, each once");
+            let position = LogPosition::new(entry.index, entry.term);
+            let changes_before = slice.batch().ops().len();
+            let tag = RequestTag::from_context(&entry.context);
+            let admission = tag.map_or(Admission::New, |tag| self.requests.admit(tag, position.index));
             let outcome = match entry.get_entry_type() {
+                _ if admission != Admission::New => Err(RequestError::Repeated),
                 EntryType::EntryNormal if entry.data.is_empty() => Ok(Outcome::Done),
                 EntryType::EntryNormal => {
                     let request = RaftRequest::decode(entry.data.clone())
                         .map_err(|source| StateError::BadEntry { index: entry.index, source })?;
                     kind = request.op.as_ref().and_then(kind_of);
                     let mut step = Step {
-                        entry: AppliedPosition { index: LogIndex(entry.index), term: Term(entry.term) },
+                        entry: position,
                         slice: &mut slice,
                         leases: &mut self.leases,
                         alarms: &mut self.alarms,
@@ -238,16 +252,21 @@ impl Machine {
                             conf_state: &mut self.conf_state,
                             batch: slice.batch(),
                         };
-                        table.change(LogIndex(entry.index), &change, &mut applied.membership)
+                        table.change(position.index, &change, &mut applied.membership)
                     }
                     None => Ok(Outcome::Done),
                 },
             };
             observer.applied(place, kind, &outcome);
+            let changes = &slice.batch().ops()[changes_before..];
+            let hash = self.applied.hash.next(position, outcome.is_ok(), changes);
+            self.applied = AppliedPosition { index: position.index, term: position.term, hash };
+            self.checkpoints.applied(position.index.0, hash);
+            self.requests.applied(position.index, &self.members);
             applied.outcomes.push(outcome);
-            self.applied = AppliedPosition { index: LogIndex(entry.index), term: Term(entry.term) };
         }
         self.applied.put(slice.batch());
+        self.requests.write(slice.batch());
         applied.changes = slice.take_changes();
         applied.counts = slice.counts();
         slice.commit()?;
@@ -301,7 +320,7 @@ fn kind_of(op: &Op) -> Option<RequestKind> {
 
 /// One entry in the middle of a slice.
 struct Step<'a, 's> {
-    entry: AppliedPosition,
+    entry: LogPosition,
     slice: &'a mut Slice<'s>,
     leases: &'a mut LeaseTable,
     alarms: &'a mut Alarms,

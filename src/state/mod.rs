@@ -13,6 +13,8 @@ mod hash;
 mod machine;
 mod membership;
 pub mod portable;
+mod requests;
+mod rolling;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -22,6 +24,8 @@ pub use alarms::{Alarm, Alarms, Raised};
 pub use hash::hash;
 pub use machine::{AlarmChange, Applied, LeaseChange, Machine, Observer, StateError};
 pub use membership::{MembershipChanged, membership_entry};
+pub use requests::Requests;
+pub use rolling::{Checkpoints, HashPoint, SCHEME as HASH_SCHEME, StateHash};
 pub use rows::AppliedPosition;
 pub(crate) use rows::{conf_state_from_row, conf_state_row};
 pub use view::{Size, View};

@@ -2,7 +2,7 @@
 //!
 //! | table  | key                 | value                                           |
 //! |--------|---------------------|-------------------------------------------------|
-//! | Meta   | `applied`           | index, term: 8 bytes each, big-endian           |
+//! | Meta   | `applied`           | index, term, state hash: 8 bytes each, big-endian |
 //! | Meta   | `conf_state`        | `castdpb.ConfStateRow`                          |
 //! | Meta   | `cluster_version`   | text                                            |
 //! | Meta   | `members_changed`   | index of the last change, 8 bytes, big-endian    |
@@ -10,12 +10,14 @@
 //! | Member | id, 8 bytes         | `etcdserverpb.Member`, empty if removed for good |
 //! | Lease  | see `lease`         | `castdpb.LeaseRow`                              |
 //! | Alarm  | member, kind: 8 and 4 bytes | `castdpb.AlarmRow`, see `alarms`        |
+//! | Request | member, boot: 8 bytes each | see `requests`                          |
 //!
 //! The key space's rows (`Kv`, and the compaction rows in `Meta`) belong to `mvcc`.
 
 use crate::ids::{LogIndex, MemberId, Term};
 use crate::membership::members::{MemberRow, Members};
-use crate::state::{StateError, View};
+use crate::raft::terms::LogPosition;
+use crate::state::{StateError, StateHash, View};
 use bytes::Bytes;
 use castd_backend_api::{Backend, BackendError, Op, Table, WriteBatch};
 use castd_proto::castdpb::ConfStateRow;
@@ -30,22 +32,28 @@ const CLUSTER_VERSION: &[u8] = b"cluster_version";
 const MEMBERS_CHANGED: &[u8] = b"members_changed";
 const DOWNGRADE: &[u8] = b"downgrade";
 
-/// Index and term of the last applied entry.
+/// Index and term of the last applied entry, and the hash of what all entries up to it did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AppliedPosition {
     pub index: LogIndex,
     pub term: Term,
+    pub hash: StateHash,
 }
 
 impl AppliedPosition {
     fn encode(self) -> Bytes {
-        [self.index.0, self.term.0].map(u64::to_be_bytes).concat().into()
+        [self.index.0, self.term.0, self.hash.0].map(u64::to_be_bytes).concat().into()
     }
 
     fn decode(row: &[u8]) -> Option<Self> {
-        let (index, term) = row.split_at_checked(8)?;
-        let number = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_be_bytes);
-        Some(AppliedPosition { index: LogIndex(number(index)?), term: Term(number(term)?) })
+        let row: &[u8; 24] = row.try_into().ok()?;
+        let mut numbers = row.as_chunks::<8>().0.iter().map(|bytes| u64::from_be_bytes(*bytes));
+        let (index, term) = (LogIndex(numbers.next()?), Term(numbers.next()?));
+        Some(AppliedPosition { index, term, hash: StateHash(numbers.next()?) })
+    }
+
+    pub fn position(self) -> LogPosition {
+        LogPosition { index: self.index, term: self.term }
     }
 
     /// What `backend` holds, as readers see it.
@@ -179,7 +187,7 @@ pub fn read_members(backend: &dyn Backend) -> Result<Members, StateError> {
 /// Every row of the tables beside the key space, as of `view`, for a portable snapshot.
 pub fn snapshot_rows(view: &View) -> Vec<Op> {
     let mut batch = WriteBatch::new();
-    AppliedPosition { index: view.applied, term: view.term }.put(&mut batch);
+    AppliedPosition { index: view.applied, term: view.term, hash: view.state_hash }.put(&mut batch);
     put_conf_state(&mut batch, &view.conf_state);
     if let Some(version) = &view.cluster_version {
         put_cluster_version(&mut batch, version);
@@ -193,6 +201,7 @@ pub fn snapshot_rows(view: &View) -> Vec<Op> {
     }
     view.leases.put_rows(&mut batch);
     view.alarms.put_rows(&mut batch);
+    view.requests.put_rows(&mut batch);
     view.mvcc.put_meta_rows(&mut batch);
     batch.ops().to_vec()
 }

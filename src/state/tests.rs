@@ -1,5 +1,7 @@
 //! The machine as a whole: alarms, what they refuse, and how large it says it is.
 
+mod repeated;
+
 use super::*;
 use crate::cast::RequestError;
 use crate::ids::{MemberId, Term};

@@ -5,7 +5,7 @@ use crate::lease::LeaseTable;
 use crate::membership::members::Members;
 use crate::mvcc;
 use crate::quota;
-use crate::state::Alarms;
+use crate::state::{Alarms, Checkpoints, HashPoint, Requests, StateHash};
 use castd_backend_api::Backend;
 use raft::eraftpb::ConfState;
 use std::sync::Arc;
@@ -16,9 +16,13 @@ pub struct View {
     pub applied: LogIndex,
     /// Of the entry at `applied`.
     pub term: Term,
+    /// Of what all entries up to `applied` did.
+    pub state_hash: StateHash,
+    pub checkpoints: Checkpoints,
     pub mvcc: mvcc::View,
     pub leases: LeaseTable,
     pub alarms: Alarms,
+    pub requests: Requests,
     pub members: Arc<Members>,
     pub conf_state: ConfState,
     /// `None` until the first leader has set one.
@@ -38,6 +42,12 @@ pub struct Size {
 }
 
 impl View {
+    /// Where other members may have a hash to compare: the checkpoints, and this very index.
+    pub fn hash_points(&self) -> impl Iterator<Item = HashPoint> {
+        let newest = HashPoint { index: self.applied.0, hash: self.state_hash };
+        self.checkpoints.iter().filter(move |point| point.index != newest.index).chain([newest])
+    }
+
     /// The same before and after a restart, whatever the engine makes of it.
     pub fn size(&self) -> Size {
         let bytes = self.mvcc.bytes() + self.leases.bytes();

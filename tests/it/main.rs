@@ -5,6 +5,7 @@
 //!   etcdctl/        Debian's etcdctl 3.4 and what it prints
 //!   kv/ watch/      the v3 API through the etcd-client crate and, for what that cannot say, plain gRPC
 //!   lease.rs …
+//!   cluster/        several members: each serves, leaders go, members come and go
 //!   maintenance/    snapshot, defragment, hashes, leadership, downgrade
 //!   quota/          a store that is full, alarms, and space that comes back
 //!   restart.rs      what is still there after a stop and after a kill
@@ -25,6 +26,7 @@
 
 mod harness;
 
+mod cluster;
 mod compaction;
 mod differential;
 mod durability;

@@ -17,7 +17,6 @@ for_each_backend!(
 for_each_backend!(castd:
     an_update_does_not_promote,
     the_last_voter_stays_however_lax_the_checks,
-    a_second_voter_passes_etcds_checks_and_is_then_refused,
     changes_at_once_are_made_one_after_the_other,
     a_lone_leader_serves_on_while_a_learner_is_silent,
 );
@@ -232,18 +231,6 @@ async fn the_last_voter_stays_however_lax_the_checks(setup: Setup) {
     let own = api.members().await.into_iter().find(|member| !member.is_learner).expect("it votes").id;
     refused(api.member_remove(own).await, Code::Unknown, NOT_ENOUGH);
     restart(&mut server, &api, Server::kill).await;
-}
-
-async fn a_second_voter_passes_etcds_checks_and_is_then_refused(setup: Setup) {
-    for strict in ["--strict-reconfig-check", "--strict-reconfig-check=false"] {
-        let server = Setup::castd(setup.backend().expect("castd")).flag(strict).start();
-        let api = server.api();
-        let error = api.member_add(&[FAR], false).await.expect_err("one member is all there can be");
-        assert_eq!(error.code(), Code::Unimplemented);
-        assert!(error.message().contains("more than one voting member"), "{}", error.message());
-        assert_eq!(api.members().await.len(), 1);
-        api.put("k", "v").await;
-    }
 }
 
 async fn changes_at_once_are_made_one_after_the_other(setup: Setup) {

@@ -31,12 +31,15 @@ pub enum Table {
     Lease = b'l',
     Alarm = b'a',
     Member = b'p',
+    /// Which requests that members sent on have been carried out.
+    Request = b'r',
     Auth = b'u',
 }
 
 impl Table {
     /// Every table, in prefix order.
-    pub const ALL: [Table; 6] = [Table::Alarm, Table::Kv, Table::Lease, Table::Meta, Table::Member, Table::Auth];
+    pub const ALL: [Table; 7] =
+        [Table::Alarm, Table::Kv, Table::Lease, Table::Meta, Table::Member, Table::Request, Table::Auth];
 }
 
 /// Bytes of one backend.

@@ -55,7 +55,8 @@ const fn slot(table: Table) -> usize {
         Table::Lease => 2,
         Table::Meta => 3,
         Table::Member => 4,
-        Table::Auth => 5,
+        Table::Request => 5,
+        Table::Auth => 6,
     }
 }
 

@@ -11,12 +11,12 @@ mod snapshot;
 
 pub use snapshot::SNAPSHOTS_MAX;
 
-use crate::actors::snapshotter::{Defragment, LookUpCompactionHash};
-use crate::api::grpc::{Admitted, Edge, ServerStream, alarm};
+use crate::actors::snapshotter::Defragment;
+use crate::api::grpc::{Edge, ServerStream, alarm};
 use crate::cast::RequestError;
 use crate::config::{ETCD_VERSION, STORAGE_VERSION};
-use crate::ids::{MemberId, Revision};
-use crate::mvcc::{HashKv, MvccError};
+use crate::ids::MemberId;
+use crate::mvcc::MvccError;
 use crate::state;
 use castd_proto::Rpc;
 use castd_proto::etcdserverpb as pb;
@@ -64,25 +64,7 @@ impl Maintenance for Edge {
     /// compactions it is that of before, which members agree on whatever they have deleted since.
     async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Result<Response<pb::HashKvResponse>, Status> {
         self.unary(Rpc::MaintenanceHashKv, request, |admitted, hash| async move {
-            let compacted = self.compaction_hash(&admitted, hash.revision).await?;
-            let view = self.cast.local_view(&admitted.permit);
-            let revision = view.mvcc.revision().0;
-            let hashed = match compacted {
-                Some(hashed) => hashed,
-                None => {
-                    let started = self.clock.now();
-                    let hashing = tokio::task::spawn_blocking(move || view.mvcc.hash_kv(hash.revision));
-                    let hashed = hashing.await.map_err(|_| RequestError::Stopped)??;
-                    self.metrics.mvcc.hash_rev.observe(self.clock.now().saturating_sub(started).as_secs_f64());
-                    hashed
-                }
-            };
-            Ok(pb::HashKvResponse {
-                header: Some(self.cast.header(revision)),
-                hash: hashed.hash,
-                compact_revision: hashed.compact_revision,
-                hash_revision: hashed.hash_revision,
-            })
+            self.hashes.hash_kv(hash.revision, admitted.span()).await
         })
         .await
     }
@@ -165,18 +147,5 @@ impl Maintenance for Edge {
             downgrade::answer(self, &admitted, &asked).await
         })
         .await
-    }
-}
-
-impl Edge {
-    /// What the compaction at `revision` found, if it is one of the last.
-    async fn compaction_hash(&self, admitted: &Admitted, revision: i64) -> Result<Option<HashKv>, RequestError> {
-        if revision <= 0 {
-            return Ok(None);
-        }
-        let (reply, answer) = oneshot::channel();
-        let query = LookUpCompactionHash { revision: Revision(revision), reply, span: admitted.span() };
-        self.cast.snapshotter(&admitted.permit).do_send(query);
-        answer.await.map_err(|_| RequestError::Stopped)
     }
 }

@@ -33,6 +33,7 @@ use crate::api::grpc::span::ServerSpan;
 use crate::api::listen::Routes;
 use crate::api::permit::{Caller, Permit, answers_as_learner, authorize};
 use crate::cast::{Cast, RequestError};
+use crate::consistency::answers::HashAnswers;
 use crate::state::Outcome;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::{Metrics, RpcMetrics};
@@ -85,6 +86,7 @@ impl EdgeSettings {
 #[derive(Clone)]
 pub struct Edge {
     pub cast: Cast,
+    pub hashes: HashAnswers,
     pub tracer: Tracer,
     pub metrics: Metrics,
     pub settings: EdgeSettings,

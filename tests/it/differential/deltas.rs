@@ -21,10 +21,10 @@ impl Delta {
     }
 }
 
-const VERSION: &str = "v3-api 3.12: Status reports the release whose API is spoken, 3.7.1";
-const KEYS_ONLY: &str = "v3-api 3.3(10): since 3.7 keys_only is answered from the index, with lease 0";
-const ALARM_HEADER: &str = "ctl 1.6: 3.4 answers alarms without a header";
-const LEARNER_STAYS: &str = "v3-api 7: since 3.5.31 and 3.6.12 MemberUpdate does not make a voter of a learner";
+const VERSION: &str = "Status reports the release whose API is spoken, 3.7.1";
+const KEYS_ONLY: &str = "since 3.7 keys_only is answered from the index, with lease 0";
+const ALARM_HEADER: &str = "3.4 answers alarms without a header";
+const LEARNER_STAYS: &str = "since 3.5.31 and 3.6.12 MemberUpdate does not make a voter of a learner";
 
 const fn other(
     script: &'static str,

@@ -27,14 +27,14 @@ struct Delta {
     reference: &'static str,
 }
 
-const STATUS: &str = "v3-api 1.8: fields since 3.4; 3.12: the release whose API is spoken";
-const NO_MATCH: &str = "v3-api 2.2: JSON with code 5 since 3.6, plain text before";
-const METHOD: &str = "v3-api 2.2: 501 with code 12 since 3.6, 405 in plain text before";
-const MALFORMED: &str = "v3-api 2.5: the message is the JSON parser's own";
-const HEADER: &str = "v3-api 5.1: Alarm has a header; 3.4's listing has none";
-const PRECONDITION: &str = "v3-api 2.5: FailedPrecondition is 400, with the gateway before 3.6 412";
+const STATUS: &str = "fields since 3.4; the release whose API is spoken";
+const NO_MATCH: &str = "JSON with code 5 since 3.6, plain text before";
+const METHOD: &str = "501 with code 12 since 3.6, 405 in plain text before";
+const MALFORMED: &str = "the message is the JSON parser's own";
+const HEADER: &str = "Alarm has a header; 3.4's listing has none";
+const PRECONDITION: &str = "FailedPrecondition is 400, with the gateway before 3.6 412";
 const ALPHA: &str = "ours: /v3alpha/ is served as /v3/, for clients of 3.0 to 3.3";
-const END_OF_INPUT: &str = "v3-api 2.3: since 3.6 one parser for all; an object begun is malformed in both";
+const END_OF_INPUT: &str = "since 3.6 one parser for all; an object begun is malformed in both";
 
 fn not_found(answer: &mut Answer, _: &Answer) {
     assert_eq!((answer.status, &answer.lines), (404, &vec![json!("Not Found")]));
@@ -125,7 +125,7 @@ fn ask(server: &Server, request: &str) -> Answer {
 fn blur(path: &str, json: &mut Value) {
     match json {
         Value::Object(fields) => {
-            // v3-api 2.5: the text came twice.
+            // The text came twice.
             if fields.contains_key("code") && fields.remove("error").is_some() {
                 assert_eq!(fields.len(), 2, "{fields:?}");
             }

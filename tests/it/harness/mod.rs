@@ -6,6 +6,7 @@
 //! Each case has its own servers, on its own ports, in its own directory. A case that fails leaves its directory and
 //! shows the end of the server's log.
 
+pub mod cluster;
 pub mod ctl;
 pub mod curl;
 pub mod grpc;
@@ -13,6 +14,7 @@ pub mod http;
 pub mod places;
 pub mod server;
 
+pub use cluster::Cluster;
 pub use ctl::Answer;
 pub use grpc::{Api, refused};
 pub use http::http_get;

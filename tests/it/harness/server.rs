@@ -38,6 +38,9 @@ pub struct Setup {
     program: OsString,
     backend: Option<Backend>,
     pub ports: Ports,
+    name: String,
+    /// Of a member that is not alone: `--initial-cluster`, and whether it is there already.
+    cluster: Option<(String, bool)>,
     flags: Vec<String>,
     /// Replaces what [`Setup::start`] would say about names, addresses and timing.
     bare: bool,
@@ -63,6 +66,8 @@ impl Setup {
             program,
             backend,
             ports: Ports::free(),
+            name: "m1".to_owned(),
+            cluster: None,
             flags,
             bare: false,
             environment,
@@ -99,6 +104,22 @@ impl Setup {
     pub fn ports(mut self, ports: Ports) -> Self {
         self.ports = ports;
         self
+    }
+
+    /// A member of that name in a cluster of others: one that they found together, or one that exists.
+    pub fn member(mut self, name: &str, initial_cluster: impl Into<String>, exists: bool) -> Self {
+        name.clone_into(&mut self.name);
+        self.cluster = Some((initial_cluster.into(), exists));
+        self
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its part of an `--initial-cluster`.
+    pub fn listed(&self) -> String {
+        format!("{}={}", self.name, self.peer_url())
     }
 
     /// Elections as without flags. Otherwise they are ten times faster, and so are starts, and leases may be shorter.
@@ -143,13 +164,16 @@ impl Setup {
         command.args(words);
         if !self.bare {
             command
-                .arg("--name=m1")
+                .arg(format!("--name={}", self.name))
                 .arg(format!("--data-dir={}", data.display()))
                 .arg(format!("--listen-client-urls={}", self.client_url()))
                 .arg(format!("--advertise-client-urls={}", self.client_url()))
                 .arg(format!("--listen-peer-urls={}", self.peer_url()))
                 .arg(format!("--initial-advertise-peer-urls={}", self.peer_url()))
-                .arg(format!("--initial-cluster=m1={}", self.peer_url()));
+                .arg(format!("--initial-cluster={}", self.cluster.as_ref().map_or(self.listed(), |it| it.0.clone())));
+            if self.cluster.as_ref().is_some_and(|(_, exists)| *exists) {
+                command.arg("--initial-cluster-state=existing");
+            }
             if !self.default_timing {
                 command.args(["--heartbeat-interval=10", "--election-timeout=100"]);
             }
@@ -235,13 +259,17 @@ impl Server {
         }
     }
 
-    fn is_healthy(&self) -> bool {
+    pub fn is_healthy(&self) -> bool {
         http_get(self.setup.ports.client, "/health?exclude=NOSPACE")
             .is_ok_and(|answer| answer.status == 200 && answer.body.contains(r#""health":"true""#))
     }
 
     fn process(&mut self) -> &mut Child {
         self.process.as_mut().expect("it is running")
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
     }
 
     pub fn pid(&self) -> u32 {

@@ -244,7 +244,7 @@ fn settings_without_effect_are_served_and_said() {
         let setup = castd().flags([
             "--max-wals=6",
             "--raft-read-timeout=1s",
-            "--feature-gates=CompactHashCheck=true",
+            "--feature-gates=PriorityRequest=true",
             "--v2-deprecation=gone",
             "--backend-batch-limit=0",
         ]);

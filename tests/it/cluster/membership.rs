@@ -1,0 +1,163 @@
+//! Members come and go while the others serve.
+
+use crate::harness::cluster::{add, listed};
+use crate::harness::server::Ports;
+use crate::harness::{Api, Cluster, Setup, ctl, for_each_backend, refused, wait_for};
+use castd_proto::etcdserverpb::MemberAddRequest;
+use std::time::Duration;
+use tonic::Code;
+
+for_each_backend!(castd:
+    one_member_grows_to_three_and_back_to_one,
+    a_learner_learns_and_is_promoted_by_a_follower,
+    a_leader_that_is_removed_ends_by_itself_and_another_leads,
+    a_member_moves_to_another_peer_url,
+    etcdctl_adds_a_member_with_what_it_prints,
+);
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const NOT_ENOUGH: &str = "etcdserver: re-configuration failed due to not enough started members";
+const NOT_READY: &str = "etcdserver: can only promote a learner member which is in sync with leader";
+const NOT_LEARNER: &str = "etcdserver: can only promote a learner member";
+const FOR_LEARNERS: &str = "etcdserver: rpc not supported for learner";
+
+async fn own_id(api: &Api) -> u64 {
+    api.status().await.expect("answered").header.expect("a header").member_id
+}
+
+async fn one_member_grows_to_three_and_back_to_one(setup: Setup) {
+    let mut cluster = Cluster::start(&setup, 1);
+    let first = cluster.servers[0].api();
+    for write in 0..50 {
+        first.put(&format!("k{write}"), "v").await;
+    }
+    let second = cluster.grow(&first, false).await;
+    let third = cluster.grow(&cluster.servers[1].api(), false).await;
+    assert_eq!(first.list_members().await.len(), 3);
+    for api in cluster.apis() {
+        assert_eq!(api.count("k").await, 50, "who came later has it all");
+        api.put("from-each", "v").await;
+    }
+    cluster.assert_equal().await;
+
+    // Any one may be away now.
+    cluster.servers[0].kill();
+    let written = async || cluster.servers[1].api().put_with(crate::harness::grpc::put("k50", "v")).await.ok();
+    wait_for("a put without the first", PATIENCE, written).await;
+    cluster.servers[0].restart();
+    assert_eq!(first.count("k").await, 51);
+
+    for (place, id) in [(2, third), (1, second)] {
+        first.remove(id).await;
+        let ended = cluster.servers[place].wait_exit();
+        assert_eq!(ended.code(), Some(0), "{}", cluster.servers[place].log());
+        assert!(cluster.servers[place].log().contains("the member has been permanently removed from the cluster"));
+        // Its data does not bring it back.
+        cluster.servers[place].spawn();
+        assert_eq!(cluster.servers[place].wait_exit().code(), Some(0), "{}", cluster.servers[place].log());
+    }
+    let alone = own_id(&first).await;
+    let is_alone = async || (first.list_members().await.len() == 1).then_some(());
+    wait_for("the first is alone", PATIENCE, is_alone).await;
+    first.put("k51", "v").await;
+    let last = first.cluster.clone().member_remove(castd_proto::etcdserverpb::MemberRemoveRequest { id: alone }).await;
+    refused(last, Code::Unknown, NOT_ENOUGH);
+    cluster.servers[0].kill();
+    cluster.servers[0].restart();
+    assert_eq!(first.count("k").await, 52);
+}
+
+async fn a_learner_learns_and_is_promoted_by_a_follower(setup: Setup) {
+    let mut cluster = Cluster::start(&setup, 3);
+    let apis = cluster.apis();
+    for write in 0..30 {
+        apis[0].put(&format!("k{write}"), "v").await;
+    }
+    let setup = cluster.newcomer();
+    let (id, members) = add(&apis[0], &setup.peer_url(), true).await;
+    refused(apis[1].promote(id).await, Code::FailedPrecondition, NOT_READY);
+    let mut learner = setup.clone().member(setup.name(), listed(&members, &setup), true).prepare();
+    learner.spawn();
+    let api = learner.api();
+    let has_all = async || {
+        let local = castd_proto::etcdserverpb::RangeRequest {
+            serializable: true,
+            count_only: true,
+            ..crate::harness::grpc::range("k", "l")
+        };
+        api.range(local).await.ok().filter(|answer| answer.count == 30)
+    };
+    wait_for("the learner has it all", PATIENCE, has_all).await;
+    refused(api.put_with(crate::harness::grpc::put("k", "v")).await, Code::FailedPrecondition, FOR_LEARNERS);
+    cluster.servers.push(learner);
+
+    let follower = (cluster.leader().await + 1) % 3;
+    let promoted = wait_for("promoted", PATIENCE, async || apis[follower].promote(id).await.ok()).await;
+    assert!(promoted.iter().any(|member| member.id == id && !member.is_learner));
+    refused(apis[follower].promote(id).await, Code::FailedPrecondition, NOT_LEARNER);
+    let serves = async || api.put_with(crate::harness::grpc::put("through-it", "v")).await.ok();
+    wait_for("the new voter serves", PATIENCE, serves).await;
+    cluster.assert_equal().await;
+}
+
+async fn a_leader_that_is_removed_ends_by_itself_and_another_leads(setup: Setup) {
+    let mut cluster = Cluster::start(&setup, 3);
+    let leader = cluster.leader().await;
+    let (asked, left) = (cluster.servers[leader].api(), cluster.servers[(leader + 1) % 3].api());
+    let id = own_id(&asked).await;
+    left.put("k", "v").await;
+    left.remove(id).await;
+    let ended = cluster.servers[leader].wait_exit();
+    assert_eq!(ended.code(), Some(0));
+    left.put("k2", "v").await;
+    assert_eq!(left.list_members().await.len(), 2);
+    assert_ne!(cluster.leader().await, leader);
+    cluster.assert_equal().await;
+}
+
+async fn a_member_moves_to_another_peer_url(setup: Setup) {
+    let mut cluster = Cluster::start(&setup, 3);
+    let api = cluster.servers[0].api();
+    let id = own_id(&cluster.servers[2].api()).await;
+    cluster.servers[2].stop();
+    let ports = Ports { peer: Ports::free().peer, ..cluster.servers[2].setup.ports };
+    cluster.servers[2].setup = cluster.servers[2].setup.clone().ports(ports);
+    let moved = cluster.servers[2].setup.peer_url();
+    let members = api.update(id, &moved).await.expect("updated");
+    assert!(members.iter().any(|member| member.id == id && member.peer_urls == [moved.clone()]));
+    cluster.servers[2].restart();
+    // Without the first it takes the one that moved.
+    cluster.servers[0].kill();
+    let other = cluster.servers[1].api();
+    let written = async || other.put_with(crate::harness::grpc::put("k", "v")).await.ok();
+    wait_for("a put by the two", PATIENCE, written).await;
+    cluster.servers[0].restart();
+    cluster.assert_equal().await;
+}
+
+async fn etcdctl_adds_a_member_with_what_it_prints(setup: Setup) {
+    let mut cluster = Cluster::start(&setup, 1);
+    let newcomer = cluster.newcomer();
+    let url = format!("--peer-urls={}", newcomer.peer_url());
+    let endpoint = cluster.servers[0].endpoint();
+    let answer = ctl::command(&endpoint, &["member", "add", newcomer.name(), &url]).output().expect("etcdctl runs");
+    let printed = String::from_utf8(answer.stdout).expect("text");
+    let setting = |name: &str| {
+        let line = printed.lines().find_map(|line| line.strip_prefix(&format!("{name}=")));
+        line.unwrap_or_else(|| panic!("{name} in {printed}")).trim_matches('"').to_owned()
+    };
+    assert_eq!(setting("ETCD_INITIAL_CLUSTER_STATE"), "existing");
+    let mut joined = newcomer.clone().member(&setting("ETCD_NAME"), setting("ETCD_INITIAL_CLUSTER"), true).prepare();
+    joined.restart();
+    joined.api().put("k", "v").await;
+    cluster.servers.push(joined);
+    cluster.assert_equal().await;
+    // A third one is refused while one of two is away.
+    cluster.servers[1].kill();
+    let api = cluster.servers[0].api();
+    let request = MemberAddRequest { peer_urls: vec!["http://127.0.0.1:9".to_owned()], is_learner: false };
+    let refused = api.cluster.clone().member_add(request).await.expect_err("one of two is away");
+    assert!([Code::Unavailable, Code::Unknown].contains(&refused.code()), "{refused:?}");
+    cluster.servers[1].restart();
+    cluster.assert_equal().await;
+}

@@ -1,0 +1,6 @@
+//! Several members.
+
+mod failover;
+mod membership;
+mod serving;
+mod start;
