@@ -146,7 +146,7 @@ fn every_way_through_a_log_comes_to_the_same_state_and_the_same_hash() {
         for kind in StorageKind::ALL.into_iter().filter(|kind| kind.is_compiled_in()) {
             let dir = tempfile::tempdir().expect("a directory");
             let open = |name: &str| open_backend(kind, &dir.path().join(name), Tuning::default()).expect("opened");
-            let mut snapshots = SnapshotStore::open(dir.path().join("snap")).expect("opened");
+            let snapshots = SnapshotStore::open(dir.path().join("snap")).expect("opened");
             let mut machine = Machine::open(open("first")).expect("empty");
             let mut lives = 0;
             let mut rest = &log[..];
@@ -174,8 +174,8 @@ fn every_way_through_a_log_comes_to_the_same_state_and_the_same_hash() {
                         restarts += 1;
                     }
                     2 => {
-                        portable::take(&mut snapshots, &view).expect("taken");
-                        let (file, _) = snapshots.newest_sound().expect("readable").expect("there is one");
+                        portable::take(&snapshots, &view, crate::ids::ClusterId(7)).expect("taken");
+                        let (file, _) = snapshots.newest_sound(|_| true).expect("readable").expect("there is one");
                         lives += 1;
                         let backend = open(&format!("life{lives}"));
                         portable::fill(&file, backend.as_ref()).expect("filled");
