@@ -42,6 +42,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How long work that has no client any more may take to finish.
 const THREADS_GRACE: Duration = Duration::from_secs(5);
+/// Before this member tries again to make itself known.
+const PUBLISH_PAUSE: Duration = Duration::from_millis(100);
 /// Threads that read what peers send.
 const PEER_THREADS: usize = 2;
 
@@ -354,8 +356,10 @@ async fn replicate_until_done(cast: &Cast, op: Op, log: &Logger) -> Result<(), S
     loop {
         match cast.replicate_own(op.clone()).await {
             Ok(_) => return Ok(()),
-            Err(RequestError::Raft(error)) => {
+            // A snapshot may have taken the place of the entry that said what became of it.
+            Err(error @ (RequestError::Raft(_) | RequestError::Repeated | RequestError::TooManyRequests)) => {
                 warn!(log, "failed to publish local member to cluster through raft"; "error" => %error);
+                tokio::time::sleep(PUBLISH_PAUSE).await;
             }
             Err(error) => return Err(error.into()),
         }

@@ -24,7 +24,7 @@ use crate::ids::MemberId;
 use crate::lease::LeaseKeeper as LeaseCore;
 use crate::peer::PeerSettings;
 use crate::peer::calls::PeerCalls;
-use crate::peer::courier::Courier;
+use crate::peer::courier::{Courier, PAUSE_AFTER_FAILURE};
 use crate::peer::handlers::ReceivesSnapshots;
 use crate::peer::reception::Reception;
 use crate::peer::roster::{Connections, Roster};
@@ -222,6 +222,7 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
         status: status.clone(),
         open_timeout: peers.open_timeout(),
         silence_max: peers.read_timeout,
+        pause_after_failure: PAUSE_AFTER_FAILURE,
         clock,
         metrics: metrics.clone(),
         log: log.new(o!("part" => "courier")),

@@ -288,9 +288,10 @@ impl From<Refusal> for Status {
 impl From<ReceptionError> for Status {
     fn from(error: ReceptionError) -> Status {
         let code = match &error {
-            ReceptionError::OldTerm { .. } => Code::FailedPrecondition,
+            ReceptionError::OldTerm { .. } | ReceptionError::Another(_) => Code::FailedPrecondition,
+            ReceptionError::Snapshot(SnapshotError::Unexpected { .. }) => Code::FailedPrecondition,
             ReceptionError::NoPiece => Code::InvalidArgument,
-            ReceptionError::DamagedPiece(_) | ReceptionError::Another(_) => Code::DataLoss,
+            ReceptionError::DamagedPiece(_) => Code::DataLoss,
             ReceptionError::Snapshot(SnapshotError::NoSpace { .. }) => Code::ResourceExhausted,
             ReceptionError::Snapshot(SnapshotError::Io { .. }) => Code::Internal,
             ReceptionError::Snapshot(_) => Code::DataLoss,

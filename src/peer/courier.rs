@@ -32,8 +32,8 @@ pub const PIECE_BYTES: usize = 512 << 10;
 /// Tries without any progress before raft is told that it failed.
 const ATTEMPTS_MAX: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(200);
-/// Raft asks again as soon as it is told of a failure.
-const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(2);
+/// For [`Courier::pause_after_failure`].
+pub const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// The receiver reads and syncs all of it at the end: so long, and for so many bytes a second.
 const FINISH_MAX: Duration = Duration::from_secs(60);
@@ -95,6 +95,8 @@ pub struct Courier {
     pub open_timeout: Duration,
     /// A peer that takes nothing for so long is taken for gone.
     pub silence_max: Duration,
+    /// Raft asks again as soon as it is told of a failure.
+    pub pause_after_failure: Duration,
     pub clock: Clock,
     pub metrics: Metrics,
     pub log: Logger,
@@ -116,7 +118,7 @@ impl CarriesSnapshots for Courier {
             if let Err(error) = &carried {
                 warn!(self.log, "failed to send database snapshot"; "snapshot-index" => index.0,
                     "remote-peer-id" => %to, "bytes" => bytes, "size" => sized(bytes), "error" => %error);
-                tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
+                tokio::time::sleep(self.pause_after_failure).await;
             }
             carried
         });

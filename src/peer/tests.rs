@@ -2,6 +2,7 @@
 
 mod ends;
 mod proxy;
+mod snapshots;
 
 use self::ends::{CLUSTER, End, Received, append, cluster_of, forwarded, heartbeat, soon};
 use self::proxy::Proxy;

@@ -6,14 +6,18 @@ use crate::actors::raft_node::{Forwarded, PeerUnreachable, Step};
 use crate::api::http::HttpApp;
 use crate::api::listen::{EdgeServer, ListenSettings, Listener, Routes, Traffic};
 use crate::cast::{Identity, Published};
-use crate::ids::{ClusterId, LogIndex, MemberId};
+use crate::ids::{ClusterId, LogIndex, MemberId, Term};
 use crate::membership::members::{MemberRow, Members};
 use crate::peer::calls::PeerCalls;
+use crate::peer::courier::Courier;
 use crate::peer::handlers::Handlers;
+use crate::peer::reception::Reception;
 use crate::peer::roster::{Connections, Roster};
 use crate::peer::service::{Inbound, InboundRoom, PeerService, Receivers};
 use crate::peer::{FRAME_BYTES_MAX, PeerSettings};
 use crate::raft::forwarded::ForwardedProposal;
+use crate::raft::node::Status;
+use crate::snapshot::SnapshotStore;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::{Metrics, MetricsLevel};
 use actix::{Actor, Addr, Context, Handler, System};
@@ -105,6 +109,9 @@ pub struct End {
     pub connections: Published<Connections>,
     pub metrics: Metrics,
     pub clock: Clock,
+    /// As RaftNode would publish it.
+    pub status: Published<Status>,
+    pub snapshots: tempfile::TempDir,
 }
 
 impl End {
@@ -144,8 +151,16 @@ impl End {
             forwarded: probe.recipient(),
             introduced: links.clone().recipient(),
         };
+        let following =
+            Status { term: Term(2), leader: None, is_leader: false, is_learner: false, committed: LogIndex(3) };
+        let (status, snapshots) = (Published::new(following), tempfile::tempdir().expect("a directory"));
+        let store = SnapshotStore::open(snapshots.path()).expect("an empty directory");
+        let step = receivers.step.clone();
+        let own_status = status.clone();
+        let reception = Reception::new(identity, store, own_status, step, true, clock, metrics.clone(), log.clone());
+        let handlers = Handlers { snapshots: Some(Arc::new(reception)), ..Handlers::default() };
         let inbound = Inbound::new(identity, roster.clone(), receivers, clock, metrics.clone(), log.clone());
-        let service = PeerService::server(Arc::new(inbound), Handlers::default(), stopping.clone(), FRAME_BYTES_MAX);
+        let service = PeerService::server(Arc::new(inbound), handlers, stopping.clone(), FRAME_BYTES_MAX);
         let port = EdgeServer::start(
             ListenSettings::new("peer", vec![Listener::Tcp(listen)]),
             Traffic::GrpcAndHttp(Routes::default().add_service(service), HttpApp::new(|_| {})),
@@ -167,6 +182,8 @@ impl End {
             connections,
             metrics,
             clock,
+            status,
+            snapshots,
         };
         end.ticks();
         end
@@ -190,6 +207,35 @@ impl End {
 
     pub fn url(&self) -> String {
         format!("http://{}", self.address())
+    }
+
+    /// It leads, in `term`.
+    pub fn leads(&self, term: u64) {
+        let status = *self.status.load();
+        self.status.store(Status { term: Term(term), is_leader: true, leader: Some(self.member), ..status });
+    }
+
+    pub fn courier(&self, silence_max: Duration) -> Courier {
+        Courier {
+            own: Identity { cluster: CLUSTER, member: self.member },
+            roster: self.roster.clone(),
+            status: self.status.clone(),
+            open_timeout: Duration::from_secs(5),
+            silence_max,
+            pause_after_failure: Duration::ZERO,
+            clock: self.clock,
+            metrics: self.metrics.clone(),
+            log: slog::Logger::root(slog::Discard, slog::o!()),
+        }
+    }
+
+    /// Names of what lies in `snap/`.
+    pub fn files(&self) -> Vec<String> {
+        let files = std::fs::read_dir(self.snapshots.path()).expect("it is there");
+        let mut names: Vec<_> =
+            files.map(|file| file.expect("readable").file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
     }
 
     pub fn calls(&self) -> PeerCalls {

@@ -19,6 +19,8 @@ enum State {
     Silent,
     /// So many bytes a second get through each connection.
     Slow(usize),
+    /// One byte of each buffer that is as full as this is changed.
+    Flipping(usize),
 }
 
 pub struct Proxy {
@@ -64,6 +66,11 @@ impl Proxy {
 
     pub fn slow_down(&self, bytes_per_sec: usize) {
         self.state.send_replace(State::Slow(bytes_per_sec));
+    }
+
+    /// From now on a byte of each buffer of so many bytes is another one at the other end.
+    pub fn flip_in(&self, bytes: usize) {
+        self.state.send_replace(State::Flipping(bytes));
     }
 
     pub fn mend(&self) {
@@ -119,6 +126,11 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut state: watch:
         }
         let Ok(read) = from.read(&mut buffer).await else { return };
         let now = *state.borrow();
+        if let State::Flipping(bytes) = now
+            && read >= bytes
+        {
+            buffer[read / 2] ^= 0x10;
+        }
         if read == 0 || (now != State::Silent && to.write_all(&buffer[..read]).await.is_err()) {
             return;
         }
