@@ -77,6 +77,8 @@ pub struct Member {
     patience: Patience,
     running: Running,
     stopping: CancellationToken,
+    /// Given when no client waits for peers any more.
+    stopping_peers: CancellationToken,
     removed: CancellationToken,
     tracing: Tracing,
     cast: Cast,
@@ -172,7 +174,7 @@ impl Member {
             let checked = runtime.block_on(initial::check(&cast, config.request_timeout(), log));
             checked.inspect_err(|error| error!(log, "checkInitialHashKV failed"; "error" => %error))?;
         }
-        let stopping = CancellationToken::new();
+        let (stopping, stopping_peers) = (CancellationToken::new(), CancellationToken::new());
         let hashes = HashAnswers::new(cast.clone(), clock, metrics.clone());
         let edge = Edge {
             cast: cast.clone(),
@@ -229,7 +231,7 @@ impl Member {
             hashes: Some(Arc::new(hashes)),
             ..Handlers::default()
         };
-        let peers = PeerService::server(inbound, handlers, stopping.clone(), frame_bytes_max);
+        let peers = PeerService::server(inbound, handlers, stopping_peers.clone(), frame_bytes_max);
         let served = Served {
             routes: edge.routes(),
             peer_routes: Routes::default().add_service(peers),
@@ -246,6 +248,7 @@ impl Member {
             clock,
             running,
             stopping,
+            stopping_peers,
             removed,
             tracing,
             log: log.new(o!("name" => config.name.clone(), "data-dir" => config.data_dir.display().to_string(),
@@ -278,14 +281,14 @@ impl Member {
     /// Hands leadership over, lets requests in flight finish, ends all threads, and makes the backend durable, so that the next start has nothing
     /// to replay.
     pub fn stop(self) {
-        let Member { runtime, peer_runtime, ports, patience, running, stopping, tracing, .. } = self;
+        let Member { runtime, peer_runtime, ports, patience, running, stopping, stopping_peers, tracing, .. } = self;
         let Member { cast, clock, log, .. } = self;
         info!(log, "closing etcd server");
         runtime.block_on(hand_over(&cast, patience, clock, &log));
         let published = cast.published_view();
         drop(cast);
         stopping.cancel();
-        runtime.block_on(ports.stop(patience.all));
+        runtime.block_on(ports.stop(patience.all, stopping_peers));
         runtime.shutdown_timeout(THREADS_GRACE);
         peer_runtime.shutdown_timeout(THREADS_GRACE);
         running.stop();

@@ -26,6 +26,7 @@ use tonic::Code;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Between two requests of one client: the machine belongs to the members.
 const PAUSE_MAX: Duration = Duration::from_millis(6);
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(30);
 
 /// What all clients and watchers share.
 #[derive(Clone)]
@@ -82,6 +83,12 @@ impl Connection {
 
     pub fn leave(&mut self) {
         self.client = None;
+    }
+
+    /// After a failure: whoever is there gets the machine first.
+    pub async fn give_up(&mut self) {
+        self.leave();
+        tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
     }
 }
 
@@ -213,7 +220,7 @@ pub async fn carry_out(connection: &mut Connection, client: usize, request: Requ
         Err(_) => Outcome::Unknown("no answer in time".to_owned()),
     };
     if matches!(outcome, Outcome::Unknown(_)) {
-        connection.leave();
+        connection.give_up().await;
     }
     Operation { client, invoked, returned, request, outcome }
 }
@@ -417,7 +424,7 @@ async fn lease_request(
         Ok(Err(_)) | Err(_) => LeaseOutcome::Unknown,
     };
     if outcome == LeaseOutcome::Unknown {
-        connection.leave();
+        connection.give_up().await;
     } else {
         shared.answered.fetch_add(1, Ordering::Relaxed);
     }

@@ -23,6 +23,10 @@ impl Endpoints {
     pub fn list(&self) -> Vec<String> {
         self.0.read().expect("nobody panics with it").clone()
     }
+
+    pub fn set(&self, urls: Vec<String>) {
+        *self.0.write().expect("nobody panics with it") = urls;
+    }
 }
 
 pub struct Cluster {
@@ -88,8 +92,7 @@ impl Cluster {
 
     /// Tells clients who there is.
     pub fn publish(&self) {
-        let urls = self.members.iter().map(Member::client_url).collect();
-        *self.endpoints.0.write().expect("nobody panics with it") = urls;
+        self.endpoints.set(self.members.iter().map(Member::client_url).collect());
     }
 
     /// Takes the member out that has ended for good.

@@ -6,7 +6,11 @@ use crate::network::Flow;
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// Entries: more than members keep for one that lags.
+const LEFT_BEHIND_BY: u64 = 3_500;
+const LEFT_BEHIND_FOR: Duration = Duration::from_secs(12);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -26,12 +30,14 @@ pub enum Fault {
     Slow,
     /// SIGTERM and a start, one after the other.
     Roll,
-    /// One is cut off for long, and behind when it comes back.
+    /// One is cut off, and behind when another one goes.
     CutAndKillAnother,
+    /// One is away until the others have cut what it needs off their logs.
+    LeftBehind,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 13] = [
+    pub const ALL: [Fault; 14] = [
         Fault::KillOne,
         Fault::KillLeader,
         Fault::KillAll,
@@ -45,6 +51,7 @@ impl Fault {
         Fault::Slow,
         Fault::Roll,
         Fault::CutAndKillAnother,
+        Fault::LeftBehind,
     ];
 }
 
@@ -117,6 +124,16 @@ impl Faults {
                 self.hold(100..500).await;
                 cluster.members[other].spawn();
                 self.hold(100..1_500).await;
+            }
+            Fault::LeftBehind => {
+                cluster.members[one].kill();
+                let other = (one + 1) % members;
+                let applied = async |cluster: &Cluster| cluster.ask(other).await.map_or(0, |said| said.applied);
+                let (before, started) = (applied(cluster).await, Instant::now());
+                while applied(cluster).await < before + LEFT_BEHIND_BY && started.elapsed() < LEFT_BEHIND_FOR {
+                    self.hold(50..100).await;
+                }
+                cluster.members[one].spawn();
             }
         }
         cluster.network.mend();

@@ -1,9 +1,11 @@
 //! Whole clusters of real processes, real clients and real faults, and judges that trust nobody.
 //!
 //! ```text
-//!   campaign       faults at random under load         clients, watchers ──▶ history ──▶ check/ ──▶ verdict
-//!                                                           │                                 ▲
-//!   faults ──▶ cluster ──▶ member (a process) ◀── network (proxies) ──▶ member            model: what it has to be like
+//!   campaign       faults at random under load
+//!   changes        members come and go               clients, watchers ──▶ history ──▶ check/ ──▶ verdict
+//!   rolling        restarts in turn                       │ load                         ▲
+//!   corruption     a value flipped: who notices?          ▼                            model: what it has to be like
+//!                                       faults ──▶ member ◀── network (proxies) ──▶ member
 //!
 //!   hand_made      the judges themselves, on histories with planted violations
 //! ```
@@ -11,9 +13,12 @@
 #![expect(clippy::disallowed_methods, reason = "processes live in real time, so their tests do")]
 
 mod campaign;
+mod changes;
 mod check;
 mod clients;
 mod cluster;
+#[cfg(all(feature = "rocksdb", feature = "sled"))]
+mod corruption;
 mod faults;
 mod hand_made;
 mod history;
@@ -21,6 +26,8 @@ mod load;
 mod member;
 mod model;
 mod network;
+#[cfg(all(feature = "rocksdb", feature = "sled"))]
+mod rolling;
 mod watchers;
 
 use std::future::Future;

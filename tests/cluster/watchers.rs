@@ -69,7 +69,7 @@ async fn listen(
     }
     let mut client = connection.client().await;
     let opened = tokio::time::timeout(QUIET * 2, client.watch(watch.prefix.as_str(), Some(options))).await;
-    let Ok(Ok(mut stream)) = opened else { return };
+    let Ok(Ok(mut stream)) = opened else { return connection.give_up().await };
     let mut is_quiet = false;
     while watch.told.len() < responses_max && watch.next_start() <= until.load(Ordering::Relaxed) {
         match tokio::time::timeout(QUIET, stream.message()).await {
