@@ -21,7 +21,7 @@ mod world;
 use world::{Mistake, Summary, World};
 
 const SEEDS: u64 = 200;
-const STEPS: usize = 3_000;
+const STEPS: usize = 1_500;
 
 fn run(seed: u64, mistake: Mistake) -> (Summary, Vec<String>) {
     let mut world = World::new(seed, mistake);
@@ -47,15 +47,15 @@ fn what_clients_rely_on_holds_under_every_seed() {
     println!("{total:?}");
     if one.is_none() {
         // A harness that did nothing proves nothing.
-        assert!(total.acknowledged >= 40_000, "{total:?}");
-        assert!(total.acknowledged_by_followers >= 20_000, "{total:?}");
-        assert!(total.reads_by_followers >= 5_000, "{total:?}");
-        assert!(total.repeated >= 500, "{total:?}");
-        assert!(total.leaders >= 600, "{total:?}");
-        assert!(total.crashes >= 600, "{total:?}");
-        assert!(total.writes_lost >= 500, "{total:?}");
-        assert!(total.packets_lost >= 20_000 && total.packets_repeated >= 20_000, "{total:?}");
-        assert!(total.fetches >= 200, "{total:?}");
+        assert!(total.acknowledged >= 100_000, "{total:?}");
+        assert!(total.acknowledged_by_followers >= 60_000, "{total:?}");
+        assert!(total.reads_by_followers >= 30_000, "{total:?}");
+        assert!(total.repeated >= 20_000, "{total:?}");
+        assert!(total.leaders >= 300, "{total:?}");
+        assert!(total.crashes >= 400, "{total:?}");
+        assert!(total.writes_lost >= 100, "{total:?}");
+        assert!(total.packets_lost >= 40_000 && total.packets_repeated >= 20_000, "{total:?}");
+        assert!(total.fetches >= 500, "{total:?}");
         assert!(total.snapshots >= 200, "{total:?}");
         assert!(total.hashes_compared >= 50_000, "{total:?}");
     }

@@ -175,11 +175,11 @@ impl World {
     fn event(&mut self, with_clients: bool) {
         let place = self.rng.random_range(0..MEMBERS.len());
         match self.rng.random_range(0..100) {
-            0..10 if with_clients => self.client(place),
-            0..40 => self.deliver(),
-            40..55 => self.write_log(place),
-            55..65 => self.members[place].sync_log(),
-            65..80 => self.apply(place),
+            0..6 if with_clients => self.client(place),
+            0..42 => self.deliver(),
+            42..56 => self.write_log(place),
+            56..64 => self.members[place].sync_log(),
+            64..80 => self.apply(place),
             80..96 => self.tell_node(place),
             96 | 97 => self.members[place].backend.flush().expect("a working disk"),
             98 => self.cut_log(place),
@@ -445,6 +445,8 @@ impl World {
             running.node.conf_change_applied(changed).expect("the founders only");
         }
         running.to_node.push_back(ToNode::Applied(index));
+        let revision = running.machine.revision();
+        self.note(place, &format!("applied up to {index}, revision {revision}"));
         for (request, outcome) in requests.into_iter().zip(applied.outcomes) {
             let running = self.running(place).expect("it runs");
             let Some(asked) = request.and_then(|request| running.asked.remove(&request)) else { continue };
