@@ -92,6 +92,14 @@ impl Node {
         }
     }
 
+    /// raft-rs asks a leader's own progress how far its disk is, which a removed one does not have any more.
+    pub(super) fn step_down_if_removed(&mut self) {
+        if self.is_leader() && self.raft.raft.prs().get(self.settings.id.0).is_none() {
+            let term = self.raft.raft.term;
+            self.raft.raft.become_follower(term, raft::INVALID_ID);
+        }
+    }
+
     /// As etcd tells apart why a write was not answered by its deadline.
     pub(super) fn timed_out(&self, deadline: Duration) -> RaftError {
         let started = deadline.saturating_sub(self.settings.request_timeout);

@@ -177,3 +177,25 @@ fn only_a_leader_gives_leadership_away_and_only_to_a_member() {
     cluster.settle();
     assert_eq!(cluster.committed, [request], "nothing is held up");
 }
+
+/// raft-rs would look for its own progress, and there is none.
+#[test]
+fn a_leader_that_was_removed_may_still_hear_from_its_disk() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.leader().expect("somebody leads");
+    let now = cluster.now;
+    cluster.propose(leader, 1);
+    let mut effects = Vec::new();
+    cluster.node(leader).settle(now, &mut effects);
+    let under_way = effects.iter().find_map(|effect| match effect {
+        Effect::AppendLog(write) => Some(write.number),
+        _ => None,
+    });
+    let mut removal = raft::eraftpb::ConfChangeSingle { node_id: leader.0, ..Default::default() };
+    removal.set_change_type(raft::eraftpb::ConfChangeType::RemoveNode);
+    let mut change = ConfChangeV2::default();
+    change.mut_changes().push(removal);
+    cluster.node(leader).conf_change_applied(&change).expect("two are left");
+    cluster.node(leader).log_persisted(under_way.expect("on its way to the disk"), &mut effects);
+    assert!(!cluster.node(leader).status().is_leader);
+}
