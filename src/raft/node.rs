@@ -227,7 +227,6 @@ impl Node {
 
     /// The write `number`, and all before it, are durable.
     pub fn log_persisted(&mut self, number: u64, effects: &mut Vec<Effect>) {
-        self.step_down_if_removed();
         while self.log_writes.front().is_some_and(|write| write.number <= number) {
             if let Some(write) = self.log_writes.pop_front() {
                 self.raft.on_persist_ready(write.persists);

@@ -180,7 +180,7 @@ fn only_a_leader_gives_leadership_away_and_only_to_a_member() {
 
 /// raft-rs would look for its own progress, and there is none.
 #[test]
-fn a_leader_that_was_removed_may_still_hear_from_its_disk() {
+fn a_leader_that_was_removed_may_still_hear_from_its_disk_and_from_others() {
     let mut cluster = Cluster::new();
     let leader = cluster.leader().expect("somebody leads");
     let now = cluster.now;
@@ -195,7 +195,14 @@ fn a_leader_that_was_removed_may_still_hear_from_its_disk() {
     removal.set_change_type(raft::eraftpb::ConfChangeType::RemoveNode);
     let mut change = ConfChangeV2::default();
     change.mut_changes().push(removal);
-    cluster.node(leader).conf_change_applied(&change).expect("two are left");
-    cluster.node(leader).log_persisted(under_way.expect("on its way to the disk"), &mut effects);
+    for member in MEMBERS {
+        cluster.node(member).conf_change_applied(&change).expect("two are left");
+    }
+    cluster.node(leader).log_persisted(under_way.expect("on its way to the disk"), &mut Vec::new());
     assert!(!cluster.node(leader).status().is_leader);
+    // What it had sent is answered, and it is told to be quiet.
+    effects.retain(|effect| matches!(effect, Effect::Send(_)));
+    let place = MEMBERS.iter().position(|member| *member == leader).expect("one of them");
+    cluster.carry_out(place, effects);
+    cluster.tick_until("another leads", |cluster| cluster.leader().is_some_and(|other| other != leader));
 }
