@@ -85,10 +85,13 @@ impl Node {
         }
     }
 
-    /// This member was removed while it led: it may not propose any more, so that somebody else should.
+    /// This member was removed while it led. The best of the others is told to take over at once; and it leads no longer, since
+    /// raft-rs looks for a leader's own progress whenever a follower or the disk answers, and there is none any more.
     pub(super) fn leave_leadership(&mut self) {
         if self.is_leader() && !self.raft.raft.prs().conf().voters().contains(self.settings.id.0) {
             self.transfer_leader(None);
+            let term = self.raft.raft.term;
+            self.raft.raft.become_follower(term, raft::INVALID_ID);
         }
     }
 

@@ -348,3 +348,32 @@ fn appends_that_only_tell_of_a_commit_are_merged_and_none_with_entries_is() {
     assert_eq!(shown(merged), expected);
     assert!(has_gap(&Message { index: 9, ..append(2, 3, 5, 6) }) && !has_gap(&append(2, 3, 5, 6)));
 }
+
+/// raft-rs would look for its own progress, and there is none.
+#[test]
+fn a_leader_that_was_removed_may_still_hear_from_its_disk_and_from_others() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.leader().expect("somebody leads");
+    let now = cluster.now;
+    cluster.propose(leader, 1);
+    let mut effects = Vec::new();
+    cluster.node(leader).settle(now, &mut effects);
+    let under_way = effects.iter().find_map(|effect| match effect {
+        Effect::AppendLog(write) => Some(write.number),
+        _ => None,
+    });
+    let mut removal = raft::eraftpb::ConfChangeSingle { node_id: leader.0, ..Default::default() };
+    removal.set_change_type(raft::eraftpb::ConfChangeType::RemoveNode);
+    let mut change = ConfChangeV2::default();
+    change.mut_changes().push(removal);
+    for member in MEMBERS {
+        cluster.node(member).conf_change_applied(&change).expect("two are left");
+    }
+    cluster.node(leader).log_persisted(under_way.expect("on its way to the disk"), &mut Vec::new());
+    assert!(!cluster.node(leader).status().is_leader);
+    // What it had sent is answered, and it is told to be quiet.
+    effects.retain(|effect| matches!(effect, Effect::Send(_)));
+    let place = MEMBERS.iter().position(|member| *member == leader).expect("one of them");
+    cluster.carry_out(place, effects);
+    cluster.tick_until("another leads", |cluster| cluster.leader().is_some_and(|other| other != leader));
+}
