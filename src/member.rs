@@ -225,7 +225,6 @@ impl Member {
             leases: Some(leader_calls.clone()),
             promotion: Some(leader_calls),
             hashes: Some(Arc::new(hashes)),
-            ..Handlers::default()
         };
         let peers = PeerService::server(inbound, handlers, stopping.clone(), frame_bytes_max);
         let served = Served {
@@ -235,7 +234,17 @@ impl Member {
             client_http: client_app(client_http),
             peer_http: peer_app(PeerHttp { backend: http }),
         };
-        let ports = runtime.block_on(bound.open::<StartError>(config, served, ready, &peer_runtime, log))?;
+        let ports = match runtime.block_on(bound.open::<StartError>(config, served, ready, &peer_runtime, log)) {
+            Ok(ports) => ports,
+            Err(error) => {
+                // The process may go on, and what the actors own does not like to be left behind when it ends.
+                stopping.cancel();
+                runtime.shutdown_timeout(THREADS_GRACE);
+                peer_runtime.shutdown_timeout(THREADS_GRACE);
+                running.stop();
+                return Err(error);
+            }
+        };
         Ok(Member {
             runtime,
             peer_runtime,
@@ -351,6 +360,8 @@ async fn replicate_until_done(cast: &Cast, op: Op, log: &Logger) -> Result<(), S
     loop {
         match cast.replicate_own(op.clone()).await {
             Ok(_) => return Ok(()),
+            // It was done, and by a snapshot that took the place of the log we were not told how it went.
+            Err(RequestError::Repeated) => {}
             Err(RequestError::Raft(error)) => {
                 warn!(log, "failed to publish local member to cluster through raft"; "error" => %error);
             }
