@@ -42,6 +42,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How long work that has no client any more may take to finish.
 const THREADS_GRACE: Duration = Duration::from_secs(5);
+/// Before this member tries again to make itself known.
+const PUBLISH_PAUSE: Duration = Duration::from_millis(100);
 /// Threads that read what peers send.
 const PEER_THREADS: usize = 2;
 
@@ -75,6 +77,8 @@ pub struct Member {
     patience: Patience,
     running: Running,
     stopping: CancellationToken,
+    /// Given when no client waits for peers any more.
+    stopping_peers: CancellationToken,
     removed: CancellationToken,
     tracing: Tracing,
     cast: Cast,
@@ -170,7 +174,7 @@ impl Member {
             let checked = runtime.block_on(initial::check(&cast, config.request_timeout(), log));
             checked.inspect_err(|error| error!(log, "checkInitialHashKV failed"; "error" => %error))?;
         }
-        let stopping = CancellationToken::new();
+        let (stopping, stopping_peers) = (CancellationToken::new(), CancellationToken::new());
         let hashes = HashAnswers::new(cast.clone(), clock, metrics.clone());
         let edge = Edge {
             cast: cast.clone(),
@@ -226,7 +230,7 @@ impl Member {
             promotion: Some(leader_calls),
             hashes: Some(Arc::new(hashes)),
         };
-        let peers = PeerService::server(inbound, handlers, stopping.clone(), frame_bytes_max);
+        let peers = PeerService::server(inbound, handlers, stopping_peers.clone(), frame_bytes_max);
         let served = Served {
             routes: edge.routes(),
             peer_routes: Routes::default().add_service(peers),
@@ -239,6 +243,7 @@ impl Member {
             Err(error) => {
                 // The process may go on, and what the actors own does not like to be left behind when it ends.
                 stopping.cancel();
+                stopping_peers.cancel();
                 runtime.shutdown_timeout(THREADS_GRACE);
                 peer_runtime.shutdown_timeout(THREADS_GRACE);
                 running.stop();
@@ -253,6 +258,7 @@ impl Member {
             clock,
             running,
             stopping,
+            stopping_peers,
             removed,
             tracing,
             log: log.new(o!("name" => config.name.clone(), "data-dir" => config.data_dir.display().to_string(),
@@ -285,14 +291,14 @@ impl Member {
     /// Hands leadership over, lets requests in flight finish, ends all threads, and makes the backend durable, so that the next start has nothing
     /// to replay.
     pub fn stop(self) {
-        let Member { runtime, peer_runtime, ports, patience, running, stopping, tracing, .. } = self;
+        let Member { runtime, peer_runtime, ports, patience, running, stopping, stopping_peers, tracing, .. } = self;
         let Member { cast, clock, log, .. } = self;
         info!(log, "closing etcd server");
         runtime.block_on(hand_over(&cast, patience, clock, &log));
         let published = cast.published_view();
         drop(cast);
         stopping.cancel();
-        runtime.block_on(ports.stop(patience.all));
+        runtime.block_on(ports.stop(patience.all, stopping_peers));
         runtime.shutdown_timeout(THREADS_GRACE);
         peer_runtime.shutdown_timeout(THREADS_GRACE);
         running.stop();
@@ -360,10 +366,10 @@ async fn replicate_until_done(cast: &Cast, op: Op, log: &Logger) -> Result<(), S
     loop {
         match cast.replicate_own(op.clone()).await {
             Ok(_) => return Ok(()),
-            // It was done, and by a snapshot that took the place of the log we were not told how it went.
-            Err(RequestError::Repeated) => {}
-            Err(RequestError::Raft(error)) => {
+            // A snapshot may have taken the place of the entry that said what became of it.
+            Err(error @ (RequestError::Raft(_) | RequestError::Repeated | RequestError::TooManyRequests)) => {
                 warn!(log, "failed to publish local member to cluster through raft"; "error" => %error);
+                tokio::time::sleep(PUBLISH_PAUSE).await;
             }
             Err(error) => return Err(error.into()),
         }

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PortsError {
@@ -167,9 +168,10 @@ impl Ports {
         self.client.local_addrs().iter().filter_map(LocalAddress::tcp).collect()
     }
 
-    /// Takes no new connections, lets requests in flight finish for up to `grace`, and closes what is left. Whoever
-    /// watches the member from outside can do so until its clients are gone.
-    pub async fn stop(self, grace: Duration) {
+    /// Takes no new connections, lets requests in flight finish for up to `grace`, and closes what is left. Peers are heard
+    /// until clients have their answers, which come over them; then `peers` is given, for the streams of the peer port to
+    /// end. Whoever watches the member from outside can do so until its clients are gone.
+    pub async fn stop(self, grace: Duration, peers: CancellationToken) {
         let Ports { client, http, metrics, peer, log } = self;
         let stop = async |port: Option<EdgeServer>| {
             if let Some(port) = port {
@@ -177,10 +179,12 @@ impl Ports {
             }
         };
         let addresses: Vec<String> = peer.local_addrs().iter().map(ToString::to_string).collect();
+        tokio::join!(client.stop(grace), stop(http));
         for address in &addresses {
             info!(log, "stopping serving peer traffic"; "address" => address);
         }
-        tokio::join!(client.stop(grace), stop(http), peer.stop(grace));
+        peers.cancel();
+        peer.stop(grace).await;
         for address in &addresses {
             info!(log, "stopped serving peer traffic"; "address" => address);
         }

@@ -109,7 +109,9 @@ impl Node {
             max_inflight_msgs: 256,
             check_quorum: true,
             pre_vote: settings.pre_vote,
-            batch_append: true,
+            // raft-rs 0.7.0 puts entries behind an empty append of another index when a rejection comes between, and the
+            // follower acknowledges what it does not have. `merge_appends` does what is worth it.
+            batch_append: false,
             max_uncommitted_size: 64 << 20,
             max_committed_size_per_ready: 4 << 20,
             ..Config::default()
@@ -180,6 +182,7 @@ impl Node {
             return;
         }
         match message.get_msg_type() {
+            MessageType::MsgAppend if has_gap(&message) => return,
             MessageType::MsgReadIndex => return self.step_read(message),
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote if self.disk_is_stuck => return,
             MessageType::MsgTimeoutNow if !self.may_campaign() => return,
@@ -316,7 +319,7 @@ impl Node {
         let number = ready.number();
         let messages = ready.take_messages();
         if !messages.is_empty() {
-            effects.push(Effect::Send(messages));
+            effects.push(Effect::Send(merge_appends(messages)));
         }
         for state in ready.take_read_states() {
             self.read_confirmed(state.index, &state.request_ctx);
@@ -415,6 +418,33 @@ impl Node {
 /// slow reads down, or make it look dead.
 fn promises(message: &Message) -> bool {
     !matches!(message.get_msg_type(), MessageType::MsgReadIndex | MessageType::MsgHeartbeatResponse)
+}
+
+/// A follower that took such an append would acknowledge what it does not have.
+fn has_gap(append: &Message) -> bool {
+    append.entries.first().is_some_and(|first| first.index != append.index + 1)
+}
+
+/// Leaves out appends without entries that only tell how far the leader has committed, where another one can say so.
+fn merge_appends(messages: Vec<Message>) -> Vec<Message> {
+    let is_append = |message: &Message| message.get_msg_type() == MessageType::MsgAppend;
+    let mut merged: Vec<Message> = Vec::with_capacity(messages.len());
+    for mut message in messages {
+        let before = merged.iter_mut().rev().find(|before| before.to == message.to && is_append(before));
+        match before.filter(|before| is_append(&message) && before.term == message.term) {
+            Some(before)
+                if message.entries.is_empty() && message.index == before.index + before.entries.len() as u64 =>
+            {
+                before.commit = before.commit.max(message.commit);
+            }
+            Some(before) if before.entries.is_empty() && message.index == before.index => {
+                message.commit = message.commit.max(before.commit);
+                *before = message;
+            }
+            _ => merged.push(message),
+        }
+    }
+    merged
 }
 
 /// SplitMix64's finaliser: spreads close numbers over all 64 bits.

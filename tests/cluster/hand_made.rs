@@ -158,7 +158,7 @@ fn sound_histories_pass_and_are_looked_at_as_a_whole() {
         unknown += by_revision.unknown_found;
         registers += by_search.operations;
         resumed += watched.resumed;
-        assert!(watched.events > 100 && watched.progress > 10 && watched.previous == watched.events, "{watched:?}");
+        assert!(watched.events > 100 && watched.progress > 0 && watched.previous == watched.events, "{watched:?}");
     }
     assert!(unknown > 300 && registers > 5_000 && resumed > 100, "{unknown} {registers} {resumed}");
 }

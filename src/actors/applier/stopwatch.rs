@@ -77,7 +77,9 @@ impl Observer for Stopwatch<'_> {
     fn applied(&mut self, place: usize, kind: Option<RequestKind>, outcome: &Result<Outcome, RequestError>) {
         let took = self.lap();
         let error = outcome.as_ref().err();
-        let succeeded = matches!(error, None | Some(RequestError::Mvcc(MvccError::Compacted { .. })));
+        // A repetition is what a member does that has heard nothing of its request.
+        let succeeded =
+            matches!(error, None | Some(RequestError::Repeated | RequestError::Mvcc(MvccError::Compacted { .. })));
         if let Some(kind) = kind {
             self.metrics.requests.applied(kind, succeeded, took);
         }

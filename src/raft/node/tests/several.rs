@@ -3,6 +3,7 @@
 use super::super::*;
 use crate::ids::RequestId;
 use crate::raft::log::MemoryLog;
+use crate::raft::tag::TAG_WINDOW;
 use crate::recovery;
 use castd_backend_memory::Memory;
 use castd_proto::castdpb::RaftRequest;
@@ -23,6 +24,13 @@ struct Cluster {
     now: Duration,
     failed: Vec<(RequestId, RaftError)>,
     committed: Vec<RequestId>,
+    /// Of each member, what a committed entry held.
+    applied: Vec<Vec<RequestId>>,
+    /// Whose disk does not answer, and what it owes.
+    stuck: Option<(MemberId, Vec<u64>)>,
+    is_told_stuck: bool,
+    forwarded: Vec<(MemberId, u64)>,
+    ready: Vec<RequestId>,
 }
 
 impl Cluster {
@@ -45,8 +53,10 @@ impl Cluster {
             };
             Node::new(settings, recovered.window, LogIndex(0), &logger).expect("raft takes it")
         });
-        let (messages, away, failed, committed) = Default::default();
-        let mut cluster = Cluster { nodes: nodes.into(), messages, away, now: Duration::ZERO, failed, committed };
+        let (messages, away, failed, committed, stuck, is_told_stuck, forwarded, ready) = Default::default();
+        let (nodes, applied, now) = (nodes.into(), vec![Vec::new(); MEMBERS.len()], Duration::ZERO);
+        let mut cluster =
+            Cluster { nodes, messages, away, now, failed, committed, applied, stuck, is_told_stuck, forwarded, ready };
         cluster.tick_until("somebody leads", |cluster| cluster.leader().is_some());
         cluster
     }
@@ -86,18 +96,29 @@ impl Cluster {
             let mut more = Vec::new();
             match effect {
                 Effect::Send(messages) => self.messages.extend(messages),
-                Effect::AppendLog(write) => self.nodes[place].log_persisted(write.number, &mut more),
+                Effect::AppendLog(write) => match &mut self.stuck {
+                    Some((id, owed)) if *id == MEMBERS[place] => owed.push(write.number),
+                    _ => self.nodes[place].log_persisted(write.number, &mut more),
+                },
+                Effect::DiskStuck { .. } => self.is_told_stuck = true,
                 Effect::EntriesCommitted(slice) => {
                     // The conf changes of the first log say what the window knows from the start.
                     self.committed.extend(slice.iter().filter_map(|committed| committed.request));
+                    let requests = slice.iter().filter(|it| !it.entry.data.is_empty() && it.entry.index > 3);
+                    let requests = requests.map(|it| RaftRequest::decode(it.entry.data.clone()).expect("ours").id);
+                    self.applied[place].extend(requests.map(RequestId));
                     let last = slice.last().expect("slices are not empty").entry.index;
                     self.nodes[place].applied(LogIndex(last));
                 }
                 Effect::Failed(request, error) => self.failed.push((request, error)),
-                Effect::ReadsReady(_) | Effect::ReadsLate { .. } | Effect::StatusChanged(_) => {}
+                Effect::ReadsReady(requests) => self.ready.extend(requests),
+                Effect::ReadsLate { .. } | Effect::StatusChanged(_) => {}
                 Effect::Forward { to, requests } => {
                     let (now, from) = (self.now, self.nodes[place].settings.id);
-                    self.node(to).forwarded(now, from, requests);
+                    self.forwarded.extend(requests.iter().map(|request| (to, request.sequence)));
+                    if !self.away.contains(&to) && !self.away.contains(&from) {
+                        self.node(to).forwarded(now, from, requests);
+                    }
                 }
                 other => panic!("nobody is behind, and no disk is slow: {other:?}"),
             }
@@ -176,4 +197,154 @@ fn only_a_leader_gives_leadership_away_and_only_to_a_member() {
     let request = cluster.propose(leader, 1);
     cluster.settle();
     assert_eq!(cluster.committed, [request], "nothing is held up");
+}
+
+#[test]
+fn a_follower_is_answered_when_it_has_applied_what_it_asked_for_itself() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.leader().expect("somebody leads");
+    let followers: Vec<MemberId> = MEMBERS.into_iter().filter(|id| *id != leader).collect();
+    let asked: Vec<RequestId> =
+        (0..20).map(|number| cluster.propose(followers[number % 2], number as u64 + 1)).collect();
+    cluster.tick_until("all are answered", |cluster| cluster.committed.len() == 20);
+    let mut answered = cluster.committed.clone();
+    answered.sort();
+    assert_eq!(answered, asked);
+    assert!(cluster.forwarded.iter().all(|(to, _)| *to == leader) && cluster.forwarded.len() == 20, "each went once");
+    cluster.tick_until("everybody has them", |cluster| cluster.applied.iter().all(|applied| applied.len() == 20));
+}
+
+#[test]
+fn what_a_leader_that_died_was_asked_for_is_asked_of_the_next_one_under_the_same_tag() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.leader().expect("somebody leads");
+    let follower = MEMBERS.into_iter().find(|id| *id != leader).expect("another");
+    cluster.away.push(leader);
+    let asked = cluster.propose(follower, 1);
+    cluster.tick_until("it is answered", |cluster| cluster.committed == [asked]);
+    let (sent_to, sequences): (Vec<MemberId>, Vec<u64>) = cluster.forwarded.iter().copied().unzip();
+    assert_eq!(sent_to.first(), Some(&leader));
+    assert!(sequences.iter().all(|sequence| *sequence == 1), "{sequences:?}");
+    assert!(cluster.failed.is_empty());
+}
+
+#[test]
+fn what_is_under_way_never_spans_more_than_is_remembered() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.leader().expect("somebody leads");
+    let follower = MEMBERS.into_iter().find(|id| *id != leader).expect("another");
+    cluster.away.push(leader);
+    (0..2 * TAG_WINDOW).for_each(|number| drop(cluster.propose(follower, number + 1)));
+    cluster.settle();
+    let highest = |cluster: &Cluster| cluster.forwarded.iter().map(|(_, sequence)| *sequence).max();
+    assert_eq!(highest(&cluster), Some(TAG_WINDOW));
+    cluster.tick_until("all are answered", |cluster| cluster.committed.len() as u64 == 2 * TAG_WINDOW);
+}
+
+#[test]
+fn a_leader_that_cannot_write_hands_over_and_does_not_come_back_before_it_can() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.leader().expect("somebody leads");
+    cluster.stuck = Some((leader, Vec::new()));
+    cluster.propose(leader, 1);
+    cluster.tick_until("another one leads", |cluster| cluster.leader().is_some_and(|id| id != leader));
+    assert!(cluster.is_told_stuck);
+    let next = cluster.leader().expect("somebody leads");
+    // The others fail one after the other; it must not be elected, and has nobody's vote to give.
+    cluster.away = vec![next];
+    for _ in 0..TICKS_MAX {
+        cluster.tick();
+        assert!(!cluster.node(leader).status().is_leader);
+    }
+    assert_eq!(cluster.leader(), None, "two are left, and one of them cannot write");
+    let (_, owed) = cluster.stuck.take().expect("stuck until now");
+    let mut effects = Vec::new();
+    let last = *owed.last().expect("it was asked to write");
+    cluster.node(leader).log_persisted(last, &mut effects);
+    let place = MEMBERS.iter().position(|id| *id == leader).expect("one of them");
+    cluster.carry_out(place, effects);
+    cluster.tick_until("the two elect one", |cluster| cluster.leader().is_some());
+}
+
+#[test]
+fn a_leader_that_cannot_write_and_has_nobody_to_hand_over_to_steps_down() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.leader().expect("somebody leads");
+    cluster.stuck = Some((leader, Vec::new()));
+    cluster.propose(leader, 1);
+    // They hear it and cannot take over: it would lead on for ever.
+    let ticks = 2 * cluster.node(leader).settings.election_ticks + 2;
+    for _ in 0..ticks {
+        cluster.messages.retain(|message| message.get_msg_type() != MessageType::MsgTimeoutNow);
+        cluster.now += TICK;
+        let now = cluster.now;
+        cluster.node(leader).tick(now);
+        let mut effects = Vec::new();
+        cluster.node(leader).settle(now, &mut effects);
+    }
+    assert!(!cluster.node(leader).status().is_leader);
+}
+
+#[test]
+fn a_leader_that_is_removed_hands_over() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.leader().expect("somebody leads");
+    let mut change = raft::eraftpb::ConfChange { node_id: leader.0, ..Default::default() };
+    change.set_change_type(raft::eraftpb::ConfChangeType::RemoveNode);
+    let change = raft::eraftpb::ConfChangeV2 { changes: vec![single(&change)].into(), ..Default::default() };
+    for place in 0..MEMBERS.len() {
+        cluster.nodes[place].conf_change_applied(&change).expect("raft takes it");
+    }
+    cluster.tick_until("another one leads", |cluster| {
+        cluster.nodes.iter().any(|node| node.status().is_leader && node.id() != leader)
+    });
+    assert!(cluster.now < TICK * 60, "without an election time-out more");
+}
+
+fn single(change: &raft::eraftpb::ConfChange) -> raft::eraftpb::ConfChangeSingle {
+    let mut single = raft::eraftpb::ConfChangeSingle { node_id: change.node_id, ..Default::default() };
+    single.set_change_type(change.get_change_type());
+    single
+}
+
+#[test]
+fn a_follower_reads_what_was_acknowledged_before_it_asked() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.leader().expect("somebody leads");
+    let follower = MEMBERS.into_iter().find(|id| *id != leader).expect("another");
+    let written = cluster.propose(leader, 1);
+    cluster.settle();
+    assert_eq!(cluster.committed, [written]);
+    let now = cluster.now;
+    cluster.node(follower).read_index(now, RequestId(2));
+    cluster.tick_until("it is answered", |cluster| cluster.ready == [RequestId(2)]);
+    let place = MEMBERS.iter().position(|id| *id == follower).expect("one of them");
+    assert_eq!(cluster.applied[place], [written]);
+}
+
+#[test]
+fn appends_that_only_tell_of_a_commit_are_merged_and_none_with_entries_is() {
+    let append = |to: u64, index: u64, entries: u64, commit: u64| {
+        let entries = (1..=entries).map(|ahead| Entry { index: index + ahead, term: 1, ..Entry::default() });
+        let mut message = Message { to, index, commit, term: 1, ..Message::default() };
+        message.set_msg_type(MessageType::MsgAppend);
+        message.set_entries(entries.collect::<Vec<_>>().into());
+        message
+    };
+    let shown = |messages: Vec<Message>| -> Vec<(u64, u64, usize, u64)> {
+        messages.into_iter().map(|it| (it.to, it.index, it.entries.len(), it.commit)).collect()
+    };
+    let merged = merge_appends(vec![
+        append(2, 5, 3, 4),
+        append(3, 5, 0, 4),
+        append(2, 8, 0, 6),
+        append(3, 5, 2, 5),
+        append(3, 7, 1, 5),
+        // After a rejection: not behind what goes before.
+        append(2, 3, 5, 6),
+        append(2, 9, 0, 7),
+    ]);
+    let expected = [(2, 5, 3, 6), (3, 5, 2, 5), (3, 7, 1, 5), (2, 3, 5, 6), (2, 9, 0, 7)];
+    assert_eq!(shown(merged), expected);
+    assert!(has_gap(&Message { index: 9, ..append(2, 3, 5, 6) }) && !has_gap(&append(2, 3, 5, 6)));
 }

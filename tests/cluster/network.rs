@@ -1,0 +1,139 @@
+//! The network between members: every connection of one to another goes through here, and may be cut, in one direction or
+//! both, or slowed down.
+//!
+//! ```text
+//!   member 1 ──dials the advertised URL of 2──▶ proxy of 2 ──▶ member 2
+//!                                                 └ who dials? the process that holds the other end of the socket
+//! ```
+//! A cut holds bytes back instead of closing connections, as a broken cable does: the other side hears nothing, and once it is
+//! mended what was under way arrives.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// What becomes of bytes on one way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    Open,
+    Held,
+    /// Each piece takes so long.
+    Slow(Duration),
+}
+
+/// From one member to another, by their numbers.
+pub type Way = (usize, usize);
+
+const PIECE_BYTES: usize = 64 << 10;
+
+#[derive(Clone)]
+pub struct Network {
+    flows: Arc<watch::Sender<BTreeMap<Way, Flow>>>,
+    /// Of the running members.
+    processes: Arc<Mutex<BTreeMap<usize, u32>>>,
+}
+
+impl Network {
+    pub fn new() -> Self {
+        let (flows, _) = watch::channel(BTreeMap::new());
+        Network { flows: Arc::new(flows), processes: Arc::default() }
+    }
+
+    pub fn member_runs(&self, member: usize, process: u32) {
+        self.processes.lock().expect("nobody panics with it").insert(member, process);
+    }
+
+    pub fn set(&self, way: Way, flow: Flow) {
+        self.flows.send_modify(|flows| {
+            flows.insert(way, flow);
+        });
+    }
+
+    /// Every way is open again.
+    pub fn mend(&self) {
+        self.flows.send_modify(BTreeMap::clear);
+    }
+
+    /// Takes connections for `member` at `listener` and leads them to where it really listens. Within a runtime.
+    pub fn serve(&self, member: usize, listener: std::net::TcpListener, target: u16) {
+        listener.set_nonblocking(true).expect("a socket can be asked not to block");
+        let listener = TcpListener::from_std(listener).expect("within a runtime");
+        let network = self.clone();
+        tokio::spawn(async move {
+            let target = SocketAddr::from((Ipv4Addr::LOCALHOST, target));
+            while let Ok((incoming, from)) = listener.accept().await {
+                let own = incoming.local_addr().expect("it is connected");
+                // A process that has died meanwhile has nothing to say.
+                let Some(source) = network.source(from.port(), own.port()) else { continue };
+                let Ok(outgoing) = TcpStream::connect(target).await else { continue };
+                let _ = (incoming.set_nodelay(true), outgoing.set_nodelay(true));
+                let (from_source, to_source) = incoming.into_split();
+                let (from_member, to_member) = outgoing.into_split();
+                tokio::spawn(pump(from_source, to_member, network.flows.subscribe(), (source, member)));
+                tokio::spawn(pump(from_member, to_source, network.flows.subscribe(), (member, source)));
+            }
+        });
+    }
+
+    /// Whose socket it is that goes from port `from` to port `to`.
+    fn source(&self, from: u16, to: u16) -> Option<usize> {
+        let socket = format!("socket:[{}]", inode(from, to)?);
+        let processes = self.processes.lock().expect("nobody panics with it").clone();
+        processes.into_iter().find_map(|(member, process)| {
+            let mut descriptors = fs::read_dir(format!("/proc/{process}/fd")).ok()?;
+            let is_it = descriptors.any(|descriptor| {
+                let target = descriptor.and_then(|descriptor| fs::read_link(descriptor.path()));
+                target.is_ok_and(|target| target.as_os_str() == socket.as_str())
+            });
+            is_it.then_some(member)
+        })
+    }
+}
+
+/// The kernel's number of the socket from port `from` to port `to`, both on this machine.
+fn inode(from: u16, to: u16) -> Option<String> {
+    let table = fs::read_to_string("/proc/net/tcp").ok()?;
+    let (from, to) = (format!("0100007F:{from:04X}"), format!("0100007F:{to:04X}"));
+    table.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        (fields.get(1) == Some(&from.as_str()) && fields.get(2) == Some(&to.as_str())).then(|| fields[9].to_owned())
+    })
+}
+
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut flows: watch::Receiver<BTreeMap<Way, Flow>>,
+    way: Way,
+) {
+    let mut piece = vec![0; PIECE_BYTES];
+    loop {
+        // The end of a connection is news, too.
+        let length = from.read(&mut piece).await.unwrap_or(0);
+        loop {
+            let flow = flows.borrow_and_update().get(&way).copied().unwrap_or(Flow::Open);
+            match flow {
+                Flow::Open => break,
+                Flow::Slow(time) => {
+                    tokio::time::sleep(time).await;
+                    break;
+                }
+                Flow::Held => {
+                    if flows.changed().await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+        if length == 0 || to.write_all(&piece[..length]).await.is_err() {
+            let _ = to.shutdown().await;
+            return;
+        }
+    }
+}
