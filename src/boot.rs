@@ -261,3 +261,6 @@ fn announce(log: &Logger, notice: &Notice) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

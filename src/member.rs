@@ -229,7 +229,6 @@ impl Member {
             leases: Some(leader_calls.clone()),
             promotion: Some(leader_calls),
             hashes: Some(Arc::new(hashes)),
-            ..Handlers::default()
         };
         let peers = PeerService::server(inbound, handlers, stopping_peers.clone(), frame_bytes_max);
         let served = Served {
@@ -239,7 +238,18 @@ impl Member {
             client_http: client_app(client_http),
             peer_http: peer_app(PeerHttp { backend: http }),
         };
-        let ports = runtime.block_on(bound.open::<StartError>(config, served, ready, &peer_runtime, log))?;
+        let ports = match runtime.block_on(bound.open::<StartError>(config, served, ready, &peer_runtime, log)) {
+            Ok(ports) => ports,
+            Err(error) => {
+                // The process may go on, and what the actors own does not like to be left behind when it ends.
+                stopping.cancel();
+                stopping_peers.cancel();
+                runtime.shutdown_timeout(THREADS_GRACE);
+                peer_runtime.shutdown_timeout(THREADS_GRACE);
+                running.stop();
+                return Err(error);
+            }
+        };
         Ok(Member {
             runtime,
             peer_runtime,

@@ -17,8 +17,9 @@ use std::time::Duration;
 
 /// Transfers under way at the same time. Further members wait: two at full speed are done sooner than ten at a fifth.
 const TRANSFERS_MAX: usize = 2;
-/// An offer that nobody has used for so long is withdrawn, and the log behind it may be cut (etcd waits as long).
-const UNUSED_MAX: Duration = Duration::from_secs(30);
+/// An offer that nobody has used for so long is withdrawn, and the log behind it may be cut. Whoever has got it takes entries
+/// at once, before it has installed it.
+const UNUSED_MAX: Duration = Duration::from_secs(10);
 /// After a snapshot could not be written, the next try waits.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 
@@ -227,7 +228,7 @@ mod tests {
         outbound.prepared(at(200), outgoing(30, &[1, 2]));
         assert!(outbound.send(at(201), message(2, 30)).expect("offered").is_some());
         outbound.ended(at(260), MemberId(2));
-        assert!(!outbound.withdraw_unused(at(289)), "whoever installs it needs the log for a while");
-        assert!(outbound.withdraw_unused(at(290)));
+        assert!(!outbound.withdraw_unused(at(269)), "whoever has got it needs the log for a while");
+        assert!(outbound.withdraw_unused(at(270)));
     }
 }

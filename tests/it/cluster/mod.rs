@@ -3,4 +3,5 @@
 mod failover;
 mod membership;
 mod serving;
+mod snapshots;
 mod start;

@@ -89,6 +89,18 @@ impl Cluster {
         .await
     }
 
+    /// The place of the member that leads, as `api` sees it.
+    pub async fn leader_among(&self, api: &Api) -> usize {
+        let members = wait_for("a leader", PATIENCE, async || {
+            let leader = api.status().await.ok().filter(|status| status.leader != 0)?.leader;
+            let request = MemberListRequest { linearizable: false };
+            let members = api.cluster.clone().member_list(request).await.ok()?.into_inner().members;
+            members.into_iter().find(|member| member.id == leader)
+        });
+        let name = members.await.name;
+        self.servers.iter().position(|server| server.setup.name() == name).expect("one of them")
+    }
+
     /// Waits until all that run have the same history, and compares it.
     pub async fn assert_equal(&self) {
         let running: Vec<Api> = self.servers.iter().filter(|it| it.is_running()).map(Server::api).collect();

@@ -122,6 +122,12 @@ impl Setup {
         format!("{}={}", self.name, self.peer_url())
     }
 
+    /// With another backend.
+    pub fn storage(self, backend: Backend) -> Self {
+        let flag = format!("--storage={}", backend.name());
+        Setup { backend: Some(backend), ..self.without_storage_flag() }.flag(flag)
+    }
+
     /// Elections as without flags. Otherwise they are ten times faster, and so are starts, and leases may be shorter.
     pub fn default_timing(mut self) -> Self {
         self.default_timing = true;
