@@ -54,9 +54,10 @@ async fn kill_the_leader() -> Outcome<()> {
     let writer = tokio::spawn(write(cluster.urls(), Arc::clone(&writes), clock.0));
     writes.wait_for(WRITES_BETWEEN, &writer).await?;
 
+    clock.say(format_args!("{} writes are acknowledged; kill -9 {}", writes.acknowledged(), cluster.name(leader)));
+    writes.reports_refusals.store(true, Ordering::Relaxed);
     cluster.kill(leader)?;
     let (killed_at, before) = (Instant::now(), writes.acknowledged());
-    clock.say(format_args!("{before} writes are acknowledged; kill -9 {}", cluster.name(leader)));
 
     // One may have been on its way; the next was asked for when the leader was dead.
     writes.wait_for(before + 2, &writer).await?;
@@ -98,6 +99,8 @@ async fn kill_the_leader() -> Outcome<()> {
 #[derive(Default)]
 struct Writes {
     acknowledged: AtomicU64,
+    /// The next write that fails is worth a line.
+    reports_refusals: AtomicBool,
     is_over: AtomicBool,
 }
 
@@ -127,7 +130,7 @@ async fn write(urls: [String; 3], writes: Arc<Writes>, began: Instant) -> Outcom
         clients.push(connect(url).await?);
     }
     let mut report = Report { acknowledged: 0, second_tries: 0, slowest: Duration::ZERO };
-    let (mut place, mut was_refused) = (0, false);
+    let mut place = 0;
     while !writes.is_over.load(Ordering::Relaxed) {
         let (key, asked_at) = (key_of(report.acknowledged), Instant::now());
         let mut attempts = 0;
@@ -135,8 +138,7 @@ async fn write(urls: [String; 3], writes: Arc<Writes>, began: Instant) -> Outcom
             attempts += 1;
             match clients[place].put(key.clone(), "written", None).await {
                 Ok(_) => break,
-                Err(reason) if !was_refused => {
-                    was_refused = true;
+                Err(reason) if writes.reports_refusals.swap(false, Ordering::Relaxed) => {
                     Clock(began).say(format_args!("m{} does not take a write: {}", place + 1, in_short(&reason)));
                 }
                 Err(_) => {}
