@@ -162,7 +162,7 @@ impl Member {
         info!(log, "starting etcd server"; "local-member-id" => %identity.member,
             "local-server-version" => ETCD_VERSION, "cluster-id" => %identity.cluster,
             "cluster-version" => cores.machine.view().cluster_version.unwrap_or_else(|| "to_be_decided".to_owned()));
-        let Started { cast, running, inbound, reception, removed } =
+        let Started { cast, mut running, inbound, reception, removed } =
             wiring::start(cores, around, Placement::Spread).map_err(StartError::Thread)?;
 
         let mut builder = tokio::runtime::Builder::new_multi_thread();
@@ -291,13 +291,18 @@ impl Member {
     /// Hands leadership over, lets requests in flight finish, ends all threads, and makes the backend durable, so that the next start has nothing
     /// to replay.
     pub fn stop(self) {
-        let Member { runtime, peer_runtime, ports, patience, running, stopping, stopping_peers, tracing, .. } = self;
-        let Member { cast, clock, log, .. } = self;
+        let Member { runtime, peer_runtime, ports, patience, mut running, stopping, stopping_peers, tracing, .. } =
+            self;
+        let Member { cast, clock, log, removed, .. } = self;
         info!(log, "closing etcd server");
         runtime.block_on(hand_over(&cast, patience, clock, &log));
         let published = cast.published_view();
         drop(cast);
         stopping.cancel();
+        if removed.is_cancelled() {
+            // Nobody answers it any more, so what its clients wait for does not come: they are told at once.
+            running.stop();
+        }
         runtime.block_on(ports.stop(patience.all, stopping_peers));
         runtime.shutdown_timeout(THREADS_GRACE);
         peer_runtime.shutdown_timeout(THREADS_GRACE);
