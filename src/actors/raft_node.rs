@@ -275,13 +275,13 @@ impl RaftNode {
         let mut effects = std::mem::take(&mut self.effects);
         self.node.settle(now, &mut effects);
         for effect in effects.drain(..) {
-            self.carry_out(effect, now);
+            self.carry_out(effect);
         }
         self.effects = effects;
         self.metrics.server.proposals_pending.set(self.writes_waiting);
     }
 
-    fn carry_out(&mut self, effect: Effect, now: Duration) {
+    fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Send(messages) => self.links.peer_links.do_send(Send { messages }),
             Effect::Forward { to, requests } => self.links.forward.do_send(Forward { to, requests }),
@@ -351,7 +351,7 @@ impl RaftNode {
                 slog::warn!(self.log, "waiting for ReadIndex response took too long, retrying";
                     "sent-request-id" => asked, "retry-timeout" => ?READ_RETRY);
             }
-            Effect::StatusChanged(status) => self.status_changed(status, now),
+            Effect::StatusChanged(status) => self.status_changed(status),
             Effect::DiskStuck { is_leader } => {
                 slog::error!(self.log, "the disk of the raft log does not answer; this member must not lead";
                     "local-member-id" => %self.node.id(), "is-leader" => is_leader);
@@ -394,7 +394,7 @@ impl RaftNode {
         spans
     }
 
-    fn status_changed(&mut self, status: Status, now: Duration) {
+    fn status_changed(&mut self, status: Status) {
         let before = self.told.replace(status);
         self.published.store(status);
         self.metrics.server.proposals_committed.set(status.committed.0 as i64);
@@ -420,6 +420,8 @@ impl RaftNode {
         }
         self.metrics.server.has_leader.set(i64::from(status.leader.is_some()));
         self.metrics.server.is_leader.set(i64::from(status.is_leader));
+        // Not the time of the batch: that of a tick which waited in the mailbox would let leases begin before the election.
+        let now = self.clock.now();
         for recipient in &self.links.leader_changed {
             recipient.do_send(LeaderChanged { status, now });
         }
@@ -682,7 +684,8 @@ impl Handler<LeasesCheckpointed> for RaftNode {
     fn handle(&mut self, checkpointed: LeasesCheckpointed, context: &mut Self::Context) {
         let _span = checkpointed.span.child("RaftNode");
         let leases = checkpointed.remaining_secs.iter().map(|(grant, secs)| granted_lease(*grant, *secs)).collect();
-        let op = castdpb::raft_request::Op::LeaseCheckpoint(castdpb::LeaseCheckpoints { leases });
+        let op =
+            castdpb::raft_request::Op::LeaseCheckpoint(castdpb::LeaseCheckpoints { leases, term: checkpointed.term.0 });
         self.propose_own(op, checkpointed.term, None, context);
     }
 }
