@@ -22,7 +22,7 @@ use crate::handover::{Patience, hand_over};
 use crate::membership::urls::UrlSet;
 use crate::peer::handlers::Handlers;
 use crate::peer::service::PeerService;
-use crate::peer::{FRAME_BYTES_MAX, PeerSettings};
+use crate::peer::{PeerSettings, frame_bytes_max};
 use crate::ports::{BoundPorts, Ports, PortsError, Served};
 use crate::process::descriptor_limit;
 use crate::quota::Quota;
@@ -323,7 +323,7 @@ fn peer_settings(config: &Config, identity: Identity) -> PeerSettings {
         election_timeout: config.election_timeout,
         read_timeout: config.peer_read_timeout,
         write_timeout: config.peer_write_timeout,
-        frame_bytes_max: FRAME_BYTES_MAX + config.max_request_bytes as usize,
+        frame_bytes_max: frame_bytes_max(config),
     }
 }
 

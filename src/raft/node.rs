@@ -38,9 +38,10 @@ use self::reads::Reads;
 use self::writes::Writes;
 use crate::ids::{LogIndex, MemberId, Term};
 use crate::membership::checks::Progress;
+use crate::raft::conf_change::{AppliedConfChange, ConfChangeError, sorted};
 use crate::raft::terms::LogPosition;
 use crate::raft::window::Window;
-use raft::eraftpb::{ConfChangeV2, ConfState, Entry, HardState, Message, MessageType};
+use raft::eraftpb::{Entry, HardState, Message, MessageType};
 use raft::{Config, RawNode, StateRole};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -263,15 +264,32 @@ impl Node {
         }
     }
 
-    /// A conf change was applied to the state machine: raft follows.
+    /// A change of the membership was applied to the state machine: raft follows. One that was under way there while raft
+    /// took a snapshot over is in the snapshot, with whatever undid it since.
     ///
     /// # Errors
-    /// When raft-rs rejects the change, which the state machine should have refused before.
-    pub fn conf_change_applied(&mut self, change: &ConfChangeV2) -> Result<ConfState, raft::Error> {
-        let conf_state = self.raft.apply_conf_change(change)?;
-        self.raft.mut_store().set_conf_state(conf_state.clone());
+    /// When raft-rs rejects the change, which the state machine should have refused before, or has other members after it.
+    pub fn conf_change_applied(&mut self, applied: &AppliedConfChange) -> Result<(), ConfChangeError> {
+        if self.has_taken_over(applied.index) {
+            return Ok(());
+        }
+        let found = sorted(self.raft.apply_conf_change(&applied.change)?);
+        if let Some(expected) = applied.conf_state.clone().map(sorted)
+            && expected != found
+        {
+            let (expected, found) = (Box::new(expected), Box::new(found));
+            return Err(ConfChangeError::OtherMembers { expected, found });
+        }
+        self.raft.mut_store().set_conf_state(found);
         self.leave_leadership();
-        Ok(conf_state)
+        Ok(())
+    }
+
+    /// Whether the entry at `index` is in a snapshot that raft has accepted and the state machine has not.
+    fn has_taken_over(&self, index: LogIndex) -> bool {
+        let accepted = self.raft.raft.raft_log.unstable.snapshot.as_ref().map(|it| LogIndex(it.get_metadata().index));
+        let installing = self.installing.map(|position| position.index);
+        accepted.max(installing).is_some_and(|taken_over| index <= taken_over)
     }
 
     /// The log on disk no longer holds entries up to `position`, or will not soon: forget them here first, so that raft

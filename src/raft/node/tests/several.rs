@@ -8,7 +8,7 @@ use crate::recovery;
 use castd_backend_memory::Memory;
 use castd_proto::castdpb::RaftRequest;
 use prost::Message as _;
-use raft::eraftpb::EntryType;
+use raft::eraftpb::{ConfChangeV2, ConfState, EntryType};
 use std::sync::Arc;
 
 const MEMBERS: [MemberId; 3] = [MemberId(1), MemberId(2), MemberId(3)];
@@ -234,9 +234,9 @@ fn what_is_under_way_never_spans_more_than_is_remembered() {
     let leader = cluster.leader().expect("somebody leads");
     let follower = MEMBERS.into_iter().find(|id| *id != leader).expect("another");
     cluster.away.push(leader);
-    (0..2 * TAG_WINDOW).for_each(|number| {
+    for number in 0..2 * TAG_WINDOW {
         cluster.propose(follower, number + 1);
-    });
+    }
     cluster.settle();
     let highest = |cluster: &Cluster| cluster.forwarded.iter().map(|(_, sequence)| *sequence).max();
     assert_eq!(highest(&cluster), Some(TAG_WINDOW));
@@ -295,12 +295,18 @@ fn a_leader_that_is_removed_hands_over() {
     change.set_change_type(raft::eraftpb::ConfChangeType::RemoveNode);
     let change = raft::eraftpb::ConfChangeV2 { changes: vec![single(&change)].into(), ..Default::default() };
     for place in 0..MEMBERS.len() {
-        cluster.nodes[place].conf_change_applied(&change).expect("raft takes it");
+        cluster.nodes[place].conf_change_applied(&applied(change.clone())).expect("raft takes it");
     }
     cluster.tick_until("another one leads", |cluster| {
         cluster.nodes.iter().any(|node| node.status().is_leader && node.id() != leader)
     });
     assert!(cluster.now < TICK * 60, "without an election time-out more");
+}
+
+fn applied(change: ConfChangeV2) -> AppliedConfChange {
+    let voters = MEMBERS.iter().map(|member| member.0).filter(|id| *id != change.get_changes()[0].node_id).collect();
+    let conf_state = Some(ConfState { voters, ..ConfState::default() });
+    AppliedConfChange { index: LogIndex(1), change, conf_state }
 }
 
 fn single(change: &raft::eraftpb::ConfChange) -> raft::eraftpb::ConfChangeSingle {
@@ -369,7 +375,7 @@ fn a_leader_that_was_removed_may_still_hear_from_its_disk_and_from_others() {
     let mut change = ConfChangeV2::default();
     change.mut_changes().push(removal);
     for member in MEMBERS {
-        cluster.node(member).conf_change_applied(&change).expect("two are left");
+        cluster.node(member).conf_change_applied(&applied(change.clone())).expect("two are left");
     }
     cluster.node(leader).log_persisted(under_way.expect("on its way to the disk"), &mut Vec::new());
     assert!(!cluster.node(leader).status().is_leader);
