@@ -139,6 +139,8 @@ pub fn range(
 
 /// A compare-and-swap as locks use it: one compare, one put, one get.
 fn txn(target: &Target, effort: &Effort, clients: usize, count: f64) -> Result<Figures, Error> {
+    // Without the key the comparison fails, and nothing is put.
+    self::put(target, effort, 1, 0.0)?;
     let put = pb::PutRequest { key: KEY.into(), value: value().into(), ..Default::default() };
     let get = pb::RangeRequest { key: KEY.into(), ..Default::default() };
     let compare = pb::Compare {

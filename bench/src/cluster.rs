@@ -29,7 +29,7 @@ impl Cluster {
     }
 
     pub fn stop(self) -> Result<(), Error> {
-        self.servers.into_iter().try_for_each(Server::stop)
+        Server::stop_all(self.servers)
     }
 
     /// The place of the member that leads, once all members follow it.

@@ -111,7 +111,8 @@ impl Server {
 
     /// Ends the process as an operator would, starts it again, and answers how long the start took until it served.
     pub async fn restart(&mut self) -> Result<Duration, Error> {
-        self.end()?;
+        self.ask_to_end()?;
+        self.wait_for_end()?;
         let started = now();
         self.resume()?;
         self.wait_until_ready().await?;
@@ -131,12 +132,22 @@ impl Server {
         Ok(())
     }
 
-    pub fn stop(mut self) -> Result<(), Error> {
-        self.end()
+    pub fn stop(self) -> Result<(), Error> {
+        Server::stop_all(vec![self])
     }
 
-    fn end(&mut self) -> Result<(), Error> {
+    /// All at once, as when a machine is shut down.
+    pub fn stop_all(mut servers: Vec<Server>) -> Result<(), Error> {
+        servers.iter().try_for_each(Server::ask_to_end)?;
+        servers.iter_mut().try_for_each(Server::wait_for_end)
+    }
+
+    fn ask_to_end(&self) -> Result<(), Error> {
         Command::new("kill").args(["-TERM", &self.process.id().to_string()]).status()?;
+        Ok(())
+    }
+
+    fn wait_for_end(&mut self) -> Result<(), Error> {
         self.process.wait()?;
         Ok(())
     }
