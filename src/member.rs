@@ -170,10 +170,6 @@ impl Member {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         let builder = builder.thread_name("peers").worker_threads(PEER_THREADS).enable_all();
         let peer_runtime = builder.build().map_err(StartError::Thread)?;
-        if !is_new && config.feature_gates.is_on("InitialCorruptCheck") {
-            let checked = runtime.block_on(initial::check(&cast, config.request_timeout(), log));
-            checked.inspect_err(|error| error!(log, "checkInitialHashKV failed"; "error" => %error))?;
-        }
         let (stopping, stopping_peers) = (CancellationToken::new(), CancellationToken::new());
         let hashes = HashAnswers::new(cast.clone(), clock, metrics.clone());
         let edge = Edge {
@@ -196,8 +192,12 @@ impl Member {
             stopping: stopping.clone(),
             log: log.new(o!("part" => "edge")),
         };
-        // Once peers are answered.
+        // Once peers are answered: members that start together compare their data with one another, too.
         let ready = async {
+            if !is_new && config.feature_gates.is_on("InitialCorruptCheck") {
+                let checked = initial::check(&cast, config.request_timeout(), log).await;
+                checked.inspect_err(|error| error!(log, "checkInitialHashKV failed"; "error" => %error))?;
+            }
             info!(log, "now serving peer/client/metrics"; "local-member-id" => %identity.member,
                 "initial-advertise-peer-urls" => urls(&config.initial_advertise_peer_urls),
                 "listen-peer-urls" => urls(&config.listen_peer_urls),

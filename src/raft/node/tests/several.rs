@@ -234,7 +234,9 @@ fn what_is_under_way_never_spans_more_than_is_remembered() {
     let leader = cluster.leader().expect("somebody leads");
     let follower = MEMBERS.into_iter().find(|id| *id != leader).expect("another");
     cluster.away.push(leader);
-    (0..2 * TAG_WINDOW).for_each(|number| drop(cluster.propose(follower, number + 1)));
+    (0..2 * TAG_WINDOW).for_each(|number| {
+        cluster.propose(follower, number + 1);
+    });
     cluster.settle();
     let highest = |cluster: &Cluster| cluster.forwarded.iter().map(|(_, sequence)| *sequence).max();
     assert_eq!(highest(&cluster), Some(TAG_WINDOW));
