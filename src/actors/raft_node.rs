@@ -17,6 +17,7 @@ use crate::cast::{Published, Reply, RequestError};
 use crate::ids::{LeaseId, LogIndex, MemberId, RequestId, Term};
 use crate::lease::Grant;
 use crate::peer::service::InboundRoom;
+use crate::raft::conf_change::AppliedConfChange;
 use crate::raft::forwarded::ForwardedProposal;
 use crate::raft::node::{Effect, MemberProgress, Node, Proposal, READ_RETRY, RaftError, Status};
 use crate::telemetry::clock::Clock;
@@ -26,7 +27,7 @@ use actix::{Actor, AsyncContext, Context, Handler, Message, MessageResult, Recip
 use bytes::Bytes;
 use castd_proto::castdpb;
 use prost::Message as _;
-use raft::eraftpb::{ConfChangeV2, Entry, EntryType};
+use raft::eraftpb::{Entry, EntryType};
 use slog::Logger;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -131,7 +132,7 @@ pub struct Applied {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct ConfChangeApplied {
-    pub change: ConfChangeV2,
+    pub applied: AppliedConfChange,
 }
 
 /// Event, from the LeaseKeeper: nobody kept these leases alive. Void when `term` is no longer ours.
@@ -275,13 +276,13 @@ impl RaftNode {
         let mut effects = std::mem::take(&mut self.effects);
         self.node.settle(now, &mut effects);
         for effect in effects.drain(..) {
-            self.carry_out(effect, now);
+            self.carry_out(effect);
         }
         self.effects = effects;
         self.metrics.server.proposals_pending.set(self.writes_waiting);
     }
 
-    fn carry_out(&mut self, effect: Effect, now: Duration) {
+    fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Send(messages) => self.links.peer_links.do_send(Send { messages }),
             Effect::Forward { to, requests } => self.links.forward.do_send(Forward { to, requests }),
@@ -351,7 +352,7 @@ impl RaftNode {
                 slog::warn!(self.log, "waiting for ReadIndex response took too long, retrying";
                     "sent-request-id" => asked, "retry-timeout" => ?READ_RETRY);
             }
-            Effect::StatusChanged(status) => self.status_changed(status, now),
+            Effect::StatusChanged(status) => self.status_changed(status),
             Effect::DiskStuck { is_leader } => {
                 slog::error!(self.log, "the disk of the raft log does not answer; this member must not lead";
                     "local-member-id" => %self.node.id(), "is-leader" => is_leader);
@@ -394,7 +395,7 @@ impl RaftNode {
         spans
     }
 
-    fn status_changed(&mut self, status: Status, now: Duration) {
+    fn status_changed(&mut self, status: Status) {
         let before = self.told.replace(status);
         self.published.store(status);
         self.metrics.server.proposals_committed.set(status.committed.0 as i64);
@@ -420,6 +421,8 @@ impl RaftNode {
         }
         self.metrics.server.has_leader.set(i64::from(status.leader.is_some()));
         self.metrics.server.is_leader.set(i64::from(status.is_leader));
+        // Not the time of the batch: that of a tick which waited in the mailbox would let leases begin before the election.
+        let now = self.clock.now();
         for recipient in &self.links.leader_changed {
             recipient.do_send(LeaderChanged { status, now });
         }
@@ -602,9 +605,9 @@ impl Handler<Applied> for RaftNode {
 impl Handler<ConfChangeApplied> for RaftNode {
     type Result = ();
 
-    fn handle(&mut self, applied: ConfChangeApplied, context: &mut Self::Context) {
-        if let Err(error) = self.node.conf_change_applied(&applied.change) {
-            crate::process::fatal(&self.log, &format!("raft refused an applied membership change: {error}"));
+    fn handle(&mut self, event: ConfChangeApplied, context: &mut Self::Context) {
+        if let Err(error) = self.node.conf_change_applied(&event.applied) {
+            crate::process::fatal(&self.log, &format!("raft did not follow an applied membership change: {error}"));
         }
         self.batch(0, self.clock.now(), context);
     }
@@ -682,7 +685,8 @@ impl Handler<LeasesCheckpointed> for RaftNode {
     fn handle(&mut self, checkpointed: LeasesCheckpointed, context: &mut Self::Context) {
         let _span = checkpointed.span.child("RaftNode");
         let leases = checkpointed.remaining_secs.iter().map(|(grant, secs)| granted_lease(*grant, *secs)).collect();
-        let op = castdpb::raft_request::Op::LeaseCheckpoint(castdpb::LeaseCheckpoints { leases });
+        let op =
+            castdpb::raft_request::Op::LeaseCheckpoint(castdpb::LeaseCheckpoints { leases, term: checkpointed.term.0 });
         self.propose_own(op, checkpointed.term, None, context);
     }
 }

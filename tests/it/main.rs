@@ -7,6 +7,7 @@
 //!   lease.rs …
 //!   cluster/        several members: each serves, leaders go, members come and go
 //!   recovery/       what is left goes on alone; a saved snapshot founds a new cluster
+//!   runbooks/       docs/operations.md, as it is typed
 //!   maintenance/    snapshot, defragment, hashes, leadership, downgrade
 //!   quota/          a store that is full, alarms, and space that comes back
 //!   restart.rs      what is still there after a stop and after a kill
@@ -50,5 +51,6 @@ mod process;
 mod quota;
 mod recovery;
 mod restart;
+mod runbooks;
 mod tracing;
 mod watch;
