@@ -47,7 +47,7 @@ async fn what_etcd_wrote_is_refused_and_not_touched(setup: Setup) {
     let before = content(&etcd.data_dir());
     let ended = run_to_end(&setup, &etcd.data_dir());
     ended.with(1, "was written by etcd");
-    ended.with(1, "snapshot restore");
+    ended.with(1, "make-mirror");
     assert!(before == content(&etcd.data_dir()), "the directory was changed");
     etcd.restart();
     etcd.etcdctl(&["get", "k"]).prints("k\nv\n");
