@@ -22,7 +22,7 @@ use raft::eraftpb::{ConfState, Entry, EntryType, HardState};
 use std::sync::Arc;
 
 /// Term of the entries that a first start writes; the first leader is elected at the next one.
-const FIRST_TERM: u64 = 1;
+pub(crate) const FIRST_TERM: u64 = 1;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RecoveryError {

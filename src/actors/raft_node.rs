@@ -17,6 +17,7 @@ use crate::cast::{Published, Reply, RequestError};
 use crate::ids::{LeaseId, LogIndex, MemberId, RequestId, Term};
 use crate::lease::Grant;
 use crate::peer::service::InboundRoom;
+use crate::raft::conf_change::AppliedConfChange;
 use crate::raft::forwarded::ForwardedProposal;
 use crate::raft::node::{Effect, MemberProgress, Node, Proposal, READ_RETRY, RaftError, Status};
 use crate::telemetry::clock::Clock;
@@ -26,7 +27,7 @@ use actix::{Actor, AsyncContext, Context, Handler, Message, MessageResult, Recip
 use bytes::Bytes;
 use castd_proto::castdpb;
 use prost::Message as _;
-use raft::eraftpb::{ConfChangeV2, Entry, EntryType};
+use raft::eraftpb::{Entry, EntryType};
 use slog::Logger;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -131,7 +132,7 @@ pub struct Applied {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct ConfChangeApplied {
-    pub change: ConfChangeV2,
+    pub applied: AppliedConfChange,
 }
 
 /// Event, from the LeaseKeeper: nobody kept these leases alive. Void when `term` is no longer ours.
@@ -604,9 +605,9 @@ impl Handler<Applied> for RaftNode {
 impl Handler<ConfChangeApplied> for RaftNode {
     type Result = ();
 
-    fn handle(&mut self, applied: ConfChangeApplied, context: &mut Self::Context) {
-        if let Err(error) = self.node.conf_change_applied(&applied.change) {
-            crate::process::fatal(&self.log, &format!("raft refused an applied membership change: {error}"));
+    fn handle(&mut self, event: ConfChangeApplied, context: &mut Self::Context) {
+        if let Err(error) = self.node.conf_change_applied(&event.applied) {
+            crate::process::fatal(&self.log, &format!("raft did not follow an applied membership change: {error}"));
         }
         self.batch(0, self.clock.now(), context);
     }

@@ -6,6 +6,7 @@
 //! ```
 //! No actor, clock or thread in here.
 
+pub mod conf_change;
 pub mod forwarded;
 pub mod log;
 pub mod node;

@@ -7,8 +7,10 @@
 //! differ; a change that the table refuses does not exist for raft.
 
 use crate::cast::RequestError;
-use crate::ids::LogIndex;
 use crate::membership::members::Members;
+use crate::raft::conf_change::AppliedConfChange;
+use crate::raft::terms::LogPosition;
+use crate::recovery::FIRST_TERM;
 use crate::state::{Outcome, StateError, rows};
 use castd_backend_api::WriteBatch;
 use castd_proto::castdpb::{ConfChange, ConfChangeV2, MembershipChange, membership_change::Kind};
@@ -24,7 +26,7 @@ pub struct MembershipChanged {
     /// As it is now, or as it was when it was removed.
     pub member: pb::Member,
     /// What raft has to follow.
-    pub raft: Option<eraftpb::ConfChangeV2>,
+    pub raft: Option<AppliedConfChange>,
 }
 
 /// The table of members, raft's configuration that follows from it, and the rows of both.
@@ -38,7 +40,7 @@ impl MembersInSlice<'_> {
     /// A change that is refused leaves table and raft as they were: raft hears of none.
     pub(super) fn change(
         &mut self,
-        index: LogIndex,
+        position: LogPosition,
         change: &MembershipChange,
         changes: &mut Vec<MembershipChanged>,
     ) -> Result<Outcome, RequestError> {
@@ -46,12 +48,16 @@ impl MembersInSlice<'_> {
             return Ok(Outcome::MembershipOvertaken);
         }
         self.members.check(change)?;
+        let index = position.index;
         let changed = Arc::make_mut(self.members).change(index, change)?;
         *self.conf_state = rows::conf_state_of(self.members);
         rows::put_member(self.batch, &changed.row);
         rows::put_members_changed(self.batch, index);
         rows::put_conf_state(self.batch, self.conf_state);
-        let raft = raft_change(changed.kind, &changed.member);
+        let raft = raft_change(changed.kind, &changed.member).map(|change| {
+            let conf_state = (position.term.0 != FIRST_TERM).then(|| self.conf_state.clone());
+            AppliedConfChange { index, change, conf_state }
+        });
         changes.push(MembershipChanged { kind: changed.kind, member: changed.member, raft });
         Ok(Outcome::Members(self.members.list().cloned().collect()))
     }
@@ -115,7 +121,8 @@ mod tests {
         entry.set_entry_type(EntryType::EntryConfChange);
         let mut applied = machine.apply(&[entry]).expect("applied");
         let raft = applied.membership.pop().and_then(|changed| changed.raft);
-        let raft = raft.map(|raft| (raft.get_changes()[0].get_change_type(), raft.get_changes()[0].node_id));
+        let raft =
+            raft.map(|raft| (raft.change.get_changes()[0].get_change_type(), raft.change.get_changes()[0].node_id));
         (applied.outcomes.remove(0), raft)
     }
 
