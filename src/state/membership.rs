@@ -44,7 +44,7 @@ impl MembersInSlice<'_> {
         change: &MembershipChange,
         changes: &mut Vec<MembershipChanged>,
     ) -> Result<Outcome, RequestError> {
-        if change.checked_index > 0 && change.checked_index < self.members.changed_at().0 {
+        if is_overtaken(self.members, change) {
             return Ok(Outcome::MembershipOvertaken);
         }
         self.members.check(change)?;
@@ -61,6 +61,24 @@ impl MembersInSlice<'_> {
         changes.push(MembershipChanged { kind: changed.kind, member: changed.member, raft });
         Ok(Outcome::Members(self.members.list().cloned().collect()))
     }
+}
+
+fn is_overtaken(members: &Members, change: &MembershipChange) -> bool {
+    change.checked_index > 0 && change.checked_index < members.changed_at().0
+}
+
+/// What applying `entry`, one that changes the membership, would make of the table.
+///
+/// # Errors
+/// When the entry cannot be read.
+pub fn replay_membership(members: &mut Members, entry: &Entry) -> Result<(), StateError> {
+    if let Some(change) = change_of(entry)?
+        && !is_overtaken(members, &change)
+    {
+        // One that is refused changes nothing, here as there.
+        let _ = members.change(LogIndex(entry.index), &change);
+    }
+    Ok(())
 }
 
 /// What raft has to know of a change, if anything: it knows members by their ids only.

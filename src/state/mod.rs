@@ -25,7 +25,7 @@ mod view;
 pub use alarms::{Alarm, Alarms, Raised};
 pub use hash::hash;
 pub use machine::{AlarmChange, Applied, LeaseChange, Machine, Observer, StateError};
-pub use membership::{MembershipChanged, membership_entry};
+pub use membership::{MembershipChanged, membership_entry, replay_membership};
 pub use requests::Requests;
 pub use rolling::{Checkpoints, HashPoint, SCHEME as HASH_SCHEME, StateHash};
 pub use rows::AppliedPosition;

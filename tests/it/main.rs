@@ -6,6 +6,7 @@
 //!   kv/ watch/      the v3 API through the etcd-client crate and, for what that cannot say, plain gRPC
 //!   lease.rs …
 //!   cluster/        several members: each serves, leaders go, members come and go
+//!   recovery/       what is left goes on alone; a saved snapshot founds a new cluster
 //!   runbooks/       docs/operations.md, as it is typed
 //!   maintenance/    snapshot, defragment, hashes, leadership, downgrade
 //!   quota/          a store that is full, alarms, and space that comes back
@@ -48,6 +49,7 @@ mod membership;
 mod metrics;
 mod process;
 mod quota;
+mod recovery;
 mod restart;
 mod runbooks;
 mod tracing;
