@@ -10,6 +10,7 @@
 mod first_start;
 
 use self::first_start::{FirstStart, FirstStartError, first_start};
+pub(crate) use self::first_start::{LOOKUPS_WITHIN, resolve};
 use crate::cast::Identity;
 use crate::config::{BootstrapError, Config};
 use crate::ids::{LogIndex, MemberId};

@@ -9,8 +9,8 @@
 
 use crate::actors::Tick;
 use crate::actors::raft_node::{LeaderChanged, LeasesCheckpointed, LeasesExpired};
-use crate::ids::{LeaseId, Term};
-use crate::lease::{self, Answer, Effect, Input, KeepAliveId, LeaseTable, TimeLeft};
+use crate::ids::LeaseId;
+use crate::lease::{self, Answer, Confirmation, Effect, Input, KeepAliveId, LeaseTable, TimeLeft};
 use crate::state::LeaseChange;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
@@ -28,8 +28,8 @@ use tokio::sync::oneshot;
 #[rtype(result = "()")]
 pub struct KeepAlive {
     pub lease: LeaseId,
-    /// The term in which a read index has succeeded since the client asked, if one has.
-    pub confirmed: Option<Term>,
+    /// The read index that has succeeded since the client asked, if one has.
+    pub confirmed: Option<Confirmation>,
     pub reply: oneshot::Sender<Answer>,
     pub span: SpanContext,
 }

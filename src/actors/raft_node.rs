@@ -361,7 +361,7 @@ impl RaftNode {
                 slog::warn!(self.log, "waiting for ReadIndex response took too long, retrying";
                     "sent-request-id" => asked, "retry-timeout" => ?READ_RETRY);
             }
-            Effect::StatusChanged(status) => self.status_changed(status, now),
+            Effect::StatusChanged(status) => self.status_changed(status),
             Effect::DiskStuck { is_leader } => {
                 slog::error!(self.log, "the disk of the raft log does not answer; this member must not lead";
                     "local-member-id" => %self.node.id(), "is-leader" => is_leader);
@@ -419,7 +419,7 @@ impl RaftNode {
         spans
     }
 
-    fn status_changed(&mut self, status: Status, now: Duration) {
+    fn status_changed(&mut self, status: Status) {
         let before = self.told.replace(status);
         self.published.store(status);
         self.metrics.server.proposals_committed.set(status.committed.0 as i64);
@@ -446,6 +446,8 @@ impl RaftNode {
         }
         self.metrics.server.has_leader.set(i64::from(status.leader.is_some()));
         self.metrics.server.is_leader.set(i64::from(status.is_leader));
+        // Not the time of the batch: that of a tick which waited in the mailbox would let leases begin before the election.
+        let now = self.clock.now();
         for recipient in &self.links.leader_changed {
             recipient.do_send(LeaderChanged { status, now });
         }
@@ -708,7 +710,8 @@ impl Handler<LeasesCheckpointed> for RaftNode {
     fn handle(&mut self, checkpointed: LeasesCheckpointed, context: &mut Self::Context) {
         let _span = checkpointed.span.child("RaftNode");
         let leases = checkpointed.remaining_secs.iter().map(|(grant, secs)| granted_lease(*grant, *secs)).collect();
-        let op = castdpb::raft_request::Op::LeaseCheckpoint(castdpb::LeaseCheckpoints { leases });
+        let op =
+            castdpb::raft_request::Op::LeaseCheckpoint(castdpb::LeaseCheckpoints { leases, term: checkpointed.term.0 });
         self.propose_own(op, checkpointed.term, None, context);
     }
 }

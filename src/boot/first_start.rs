@@ -29,7 +29,7 @@ const DESCRIBED_WITHIN: Duration = Duration::from_secs(10);
 /// A name that is not known yet is asked for again,
 const LOOKUP_PAUSE: Duration = Duration::from_secs(1);
 /// for so long in all.
-const LOOKUPS_WITHIN: Duration = Duration::from_secs(30);
+pub(crate) const LOOKUPS_WITHIN: Duration = Duration::from_secs(30);
 /// Clusters of a release before this one cannot be joined.
 const OLDEST_VERSION: (u64, u64) = (3, 0);
 
@@ -209,7 +209,7 @@ fn asking<T>(question: impl Future<Output = T>) -> Result<T, FirstStartError> {
 }
 
 /// As etcd does, again and again as long as it may: the other machine's name may come with it.
-fn resolve(host: &str, may_go_on: impl Fn(&str) -> bool) -> Result<IpAddr, String> {
+pub(crate) fn resolve(host: &str, may_go_on: impl Fn(&str) -> bool) -> Result<IpAddr, String> {
     use std::net::ToSocketAddrs as _;
     loop {
         let looked_up = (host, 0).to_socket_addrs().map_err(|error| error.to_string());

@@ -1,6 +1,7 @@
 //! Before a member that has data serves anybody: does it hold what its peers hold? For the gate InitialCorruptCheck.
 //!
-//! Peers that do not answer are no reason not to start: a cluster that starts as a whole has nobody to ask.
+//! Peers that do not answer are no reason not to start: they may be down. Those that start at the same time answer, since peers
+//! are served before clients.
 
 use super::ask::{AskError, Asker};
 use super::history::{Initial, compare_initial};

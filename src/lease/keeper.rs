@@ -8,7 +8,9 @@
 //! ```
 //! All members follow what the log does to leases; only the leader's keeper has deadlines. A new leader does not know who
 //! was kept alive lately, so it gives every lease its full time again, or what was left at the last checkpoint, and the
-//! time an election takes on top. So a lease can live longer than its holder asked for, but never shorter.
+//! time an election takes on top. So a lease can live longer than its holder asked for, but never shorter: a keep alive is
+//! answered only by a leader that was still confirmed no longer ago than that. Whoever has been elected since began to count
+//! after the confirmation, and ends behind what was promised, however long the old leader goes on without knowing.
 //!
 //! Keeping a lease alive touches one map entry: where a lease stands in the order of deadlines is only corrected when its
 //! old place comes up. Effects may get lost on their way into the log; what is not seen to be done is asked for again.
@@ -32,14 +34,22 @@ const CHECKPOINTS_PER_ROUND: usize = 1_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeepAliveId(pub u64);
 
+/// A read index that has succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Confirmation {
+    /// Of this member when it asked.
+    pub term: Term,
+    /// Nobody can have been elected before.
+    pub asked_at: Duration,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// `confirmed` is the term in which this member has shown, since the question was asked, that it leads and has applied
-    /// all that was committed; a read index does both.
+    /// `confirmed`, if this member has shown since the client asked that it leads, and has applied all that was committed.
     KeepAlive {
         request: KeepAliveId,
         lease: LeaseId,
-        confirmed: Option<Term>,
+        confirmed: Option<Confirmation>,
     },
     /// From the log, in its order.
     Granted {
@@ -86,8 +96,8 @@ pub enum Answer {
     /// There is no such lease, or no longer.
     Gone,
     NotLeader,
-    /// Ask again once leadership is confirmed: the lease is not known here (yet), nobody has done so in this term, or the
-    /// clock stood still for so long that another member may lead by now.
+    /// Ask again once leadership is confirmed: the lease is not known here (yet), or that was done too long ago, so that
+    /// another member may lead by now.
     Unconfirmed,
 }
 
@@ -139,9 +149,8 @@ pub struct LeaseKeeper {
     election_timeout: Duration,
     leases: HashMap<LeaseId, Lease>,
     leading: Option<Term>,
-    /// In this term leadership has been confirmed once: what former leaders left in the log is applied.
-    confirmed: bool,
-    last_tick: Duration,
+    /// When the newest question of this term was asked that has confirmed leadership.
+    confirmed_at: Option<Duration>,
     due: BTreeSet<(Duration, LeaseId)>,
     checkpoints_due: BTreeSet<(Duration, LeaseId)>,
     /// Expired, and not yet on their way to be revoked.
@@ -163,8 +172,7 @@ impl LeaseKeeper {
             election_timeout,
             leases,
             leading: None,
-            confirmed: false,
-            last_tick: Duration::ZERO,
+            confirmed_at: None,
             due: BTreeSet::new(),
             checkpoints_due: BTreeSet::new(),
             expired: VecDeque::new(),
@@ -217,9 +225,7 @@ impl LeaseKeeper {
     pub fn replace(&mut self, now: Duration, table: &LeaseTable, effects: &mut Vec<Effect>) {
         let leading = self.leading;
         self.follow(effects);
-        let last_tick = self.last_tick;
         *self = Self::new(table, self.election_timeout);
-        self.last_tick = last_tick;
         if let Some(term) = leading {
             self.lead(now, term);
         }
@@ -248,19 +254,18 @@ impl LeaseKeeper {
         now: Duration,
         request: KeepAliveId,
         id: LeaseId,
-        confirmed: Option<Term>,
+        confirmed: Option<Confirmation>,
         effects: &mut Vec<Effect>,
     ) {
         let Some(term) = self.leading else {
             return effects.push(Effect::Answer { request, answer: Answer::NotLeader });
         };
-        // A process that was stopped wakes up as the leader it once was: its tick is late, as etcd's check has it.
-        let clock_stood_still = now.saturating_sub(self.last_tick) > self.election_timeout;
-        let confirmed = confirmed == Some(term);
-        self.confirmed |= confirmed;
+        let confirmed = confirmed.filter(|confirmed| confirmed.term == term);
+        self.confirmed_at = self.confirmed_at.max(confirmed.map(|confirmed| confirmed.asked_at));
+        let is_recent = self.confirmed_at.is_some_and(|at| now <= at + self.election_timeout);
         let answer = match self.leases.get_mut(&id) {
-            _ if !self.confirmed || (clock_stood_still && !confirmed) => Answer::Unconfirmed,
-            None if confirmed => Answer::Gone,
+            _ if confirmed.is_none() && !is_recent => Answer::Unconfirmed,
+            None if confirmed.is_some() => Answer::Gone,
             None => Answer::Unconfirmed,
             Some(lease) if lease.due.is_none() || lease.deadline <= now => {
                 // It will be revoked, and may be already: nothing but the end of that is a true answer.
@@ -338,7 +343,6 @@ impl LeaseKeeper {
     }
 
     fn tick(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        self.last_tick = now;
         let Some(term) = self.leading else { return };
         if self.expired.is_empty() {
             self.find_expired(now);
@@ -441,7 +445,6 @@ impl LeaseKeeper {
 
     fn lead(&mut self, now: Duration, term: Term) {
         self.leading = Some(term);
-        self.last_tick = now;
         let leases: Vec<(LeaseId, Duration)> = self
             .leases
             .iter()
@@ -471,7 +474,7 @@ impl LeaseKeeper {
     /// Stops all clocks: whoever waits has to ask the next leader.
     fn follow(&mut self, effects: &mut Vec<Effect>) {
         self.leading = None;
-        self.confirmed = false;
+        self.confirmed_at = None;
         self.due.clear();
         self.checkpoints_due.clear();
         self.expired.clear();

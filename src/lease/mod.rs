@@ -10,7 +10,7 @@
 mod keeper;
 mod table;
 
-pub use keeper::{Answer, Effect, Input, KeepAliveId, LeaseKeeper, TimeLeft};
+pub use keeper::{Answer, Confirmation, Effect, Input, KeepAliveId, LeaseKeeper, TimeLeft};
 pub use table::{Lease, LeaseTable, TTL_SECS_MAX};
 
 use crate::ids::{LeaseId, LogIndex};

@@ -21,7 +21,7 @@ pub enum ConfChangeError {
     #[error("raft refuses it: {0}")]
     Refused(#[from] raft::Error),
     #[error("raft has the members {found:?} after it, and the table of members has {expected:?}")]
-    OtherMembers { found: ConfState, expected: ConfState },
+    OtherMembers { found: Box<ConfState>, expected: Box<ConfState> },
 }
 
 /// In the order of ids, which raft-rs does not keep.

@@ -14,6 +14,7 @@
 //! 3. what a follower promises waits until the log has been persisted;
 //! 4. committed entries wait until the Applier has room.
 //!
+//! - `acceptance`: which appends need no answer.
 //! - `effect`: what it is told, and what it wants done.
 //! - `writes`: the way of a request into the log, also through another member that leads.
 //! - `reads`: confirmations of leadership.
@@ -22,6 +23,7 @@
 //!
 //! It does not touch a disk, a socket or a clock, and does not know what an entry means.
 
+mod acceptance;
 mod effect;
 mod leadership;
 mod reads;
@@ -33,6 +35,7 @@ pub use self::effect::{
 };
 pub use self::reads::READ_RETRY;
 
+use self::acceptance::Acceptance;
 use self::leadership::Leadership;
 use self::reads::Reads;
 use self::writes::Writes;
@@ -75,6 +78,7 @@ pub struct Node {
     writes: Writes,
     reads: Reads,
     leadership: Leadership,
+    accepted: Acceptance,
     log_writes: VecDeque<LogWrite>,
     last_log_write: u64,
     disk_is_stuck: bool,
@@ -125,6 +129,7 @@ impl Node {
             writes: Writes::default(),
             reads: Reads::default(),
             leadership: Leadership::default(),
+            accepted: Acceptance::default(),
             log_writes: VecDeque::new(),
             last_log_write: 0,
             disk_is_stuck: false,
@@ -188,6 +193,7 @@ impl Node {
         }
         match message.get_msg_type() {
             MessageType::MsgAppend if has_gap(&message) => return,
+            MessageType::MsgAppend => return self.step_append(message),
             MessageType::MsgReadIndex => return self.step_read(message),
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote if self.disk_is_stuck => return,
             MessageType::MsgTimeoutNow if !self.may_campaign() => return,
@@ -281,6 +287,7 @@ impl Node {
         if let Some(expected) = applied.conf_state.clone().map(sorted)
             && expected != found
         {
+            let (expected, found) = (Box::new(expected), Box::new(found));
             return Err(ConfChangeError::OtherMembers { expected, found });
         }
         self.raft.mut_store().set_conf_state(found);

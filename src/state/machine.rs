@@ -22,7 +22,7 @@ use crate::state::rows::{self, AppliedPosition};
 use crate::state::{Checkpoints, Outcome, View};
 use crate::telemetry::metrics::RequestKind;
 use castd_backend_api::{Backend, BackendError, Table};
-use castd_proto::castdpb::{RaftRequest, raft_request::Op};
+use castd_proto::castdpb::{LeaseCheckpoints, LeaseExpire, RaftRequest, raft_request::Op};
 use castd_proto::etcdserverpb::{self as pb, alarm_request::AlarmAction};
 use prost::Message as _;
 use raft::eraftpb::{ConfState, Entry, EntryType};
@@ -357,9 +357,14 @@ impl Step<'_, '_> {
             Op::Compact(compact) => self.compact(&compact),
             Op::LeaseGrant(grant) => return Ok(self.grant(&grant)),
             Op::LeaseRevoke(revoke) => return self.revoke(LeaseId(revoke.id)),
+            // What a former leader's clock said may have been forwarded to this one, who has renewed the lease since.
+            Op::LeaseExpire(LeaseExpire { term, .. }) | Op::LeaseCheckpoint(LeaseCheckpoints { term, .. })
+                if term != self.entry.term.0 =>
+            {
+                Ok(Outcome::Done)
+            }
             Op::LeaseExpire(expire) => {
-                let is_void = expire.term != self.entry.term.0;
-                for expired in expire.leases.iter().filter(|_| !is_void) {
+                for expired in &expire.leases {
                     let grant = Grant { lease: LeaseId(expired.id), index: LogIndex(expired.granted_index) };
                     // Else revoked by a client in the meantime: nothing is left to do.
                     if self.leases.is_valid(grant) {

@@ -14,8 +14,10 @@ mod machine;
 mod membership;
 pub mod portable;
 mod requests;
+pub mod restored;
 mod rolling;
 mod rows;
+pub mod survey;
 #[cfg(test)]
 mod tests;
 mod view;

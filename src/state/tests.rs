@@ -131,6 +131,25 @@ fn leases_do_not_run_out_in_a_corrupt_store() {
     assert!(machine.view().leases.is_empty());
 }
 
+/// A former leader's proposal may be forwarded to the next one, which has renewed the lease meanwhile.
+#[test]
+fn what_the_clock_of_a_former_leader_said_is_void() {
+    let (_, mut machine) = machine();
+    apply(&mut machine, grant(1)).expect("granted");
+    let granted = machine.applied().0;
+    let leases = |remaining_ttl_secs| vec![GrantedLease { id: 1, granted_index: granted, remaining_ttl_secs }];
+    let expire = |term| Op::LeaseExpire(LeaseExpire { leases: leases(0), term });
+    let checkpoint = |term, left| Op::LeaseCheckpoint(LeaseCheckpoints { leases: leases(left), term });
+    let former = apply_all(&mut machine, vec![expire(TERM - 1), checkpoint(TERM - 1, 5), checkpoint(0, 5)]);
+    assert!(former.leases.is_empty() && former.outcomes.iter().all(Result::is_ok));
+    let left = |machine: &Machine| machine.view().leases.get(crate::ids::LeaseId(1)).map(|it| it.remaining_ttl_secs);
+    assert_eq!(left(&machine), Some(0), "all of it");
+    apply(&mut machine, checkpoint(TERM, 5)).expect("done");
+    assert_eq!(left(&machine), Some(5));
+    apply(&mut machine, expire(TERM)).expect("done");
+    assert_eq!(left(&machine), None);
+}
+
 #[test]
 fn room_that_came_back_clears_the_alarm_that_was_raised_for_it_and_no_other() {
     let (_, mut machine) = machine();
@@ -247,7 +266,7 @@ fn random_op(rng: &mut StdRng, machine: &Machine) -> Op {
         13 => {
             let granted = machine.view().leases.get(crate::ids::LeaseId(lease)).map_or(0, |lease| lease.granted.0);
             let left = GrantedLease { id: lease, granted_index: granted, remaining_ttl_secs: rng.random_range(0..60) };
-            Op::LeaseCheckpoint(LeaseCheckpoints { leases: vec![left] })
+            Op::LeaseCheckpoint(LeaseCheckpoints { leases: vec![left], term: TERM })
         }
         _ => compact(rng.random_range(1..=machine.revision().0)),
     }

@@ -32,7 +32,7 @@ async fn corrupt(cluster: &mut Cluster, place: usize) {
     let member = &mut cluster.members[place];
     member.terminate();
     let kind = if member.storage == "sled" { StorageKind::Sled } else { StorageKind::Rocksdb };
-    let data_dir = DataDir::prepare(Settings::new(&member.data_dir(), kind), &mut |_| ()).expect("it is stopped");
+    let data_dir = DataDir::prepare(Settings::new(member.data_dir(), kind), &mut |_| ()).expect("it is stopped");
     let opened = data_dir.open_backend().expect("sound so far");
     data_dir.backend_loaded().expect("nobody finds out");
     let mut rows = Vec::new();

@@ -8,9 +8,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use std::time::{Duration, Instant};
 
-/// Entries: more than members keep for one that lags.
-const LEFT_BEHIND_BY: u64 = 3_500;
-const LEFT_BEHIND_FOR: Duration = Duration::from_secs(12);
+const LEFT_BEHIND_FOR: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -127,10 +125,13 @@ impl Faults {
             }
             Fault::LeftBehind => {
                 cluster.members[one].kill();
-                let other = (one + 1) % members;
-                let applied = async |cluster: &Cluster| cluster.ask(other).await.map_or(0, |said| said.applied);
-                let (before, started) = (applied(cluster).await, Instant::now());
-                while applied(cluster).await < before + LEFT_BEHIND_BY && started.elapsed() < LEFT_BEHIND_FOR {
+                let others: Vec<usize> = (0..members).filter(|other| *other != one).collect();
+                let (gone, started) =
+                    (cluster.ask(others[0]).await.map_or(u64::MAX, |said| said.applied), Instant::now());
+                // Whoever leads when it comes back has cut what it needs.
+                while started.elapsed() < LEFT_BEHIND_FOR
+                    && others.iter().any(|other| cluster.members[*other].cut_upto().is_none_or(|upto| upto <= gone))
+                {
                     self.hold(50..100).await;
                 }
                 cluster.members[one].spawn();

@@ -318,12 +318,12 @@ fn answers_that_no_order_explains_are_found_without_revisions() {
         version: 1,
         lease: 0,
     };
-    let mut history = History::default();
-    history.operations = vec![
+    let operations = vec![
         operation(0, 0, 10, put("a"), OpAnswer::Put { previous: None }),
         operation(1, 20, 50, put("b"), OpAnswer::Put { previous: Some(pair("a")) }),
         operation(2, 30, 60, put("c"), OpAnswer::Put { previous: Some(pair("a")) }),
     ];
+    let mut history = History { operations, ..History::default() };
     assert!(registers::check(&history, "reg/").is_err(), "two writes replaced the same value");
     history.operations[2] = operation(2, 30, 60, put("c"), OpAnswer::Put { previous: Some(pair("b")) });
     assert_eq!(registers::check(&history, "reg/").map(|checked| checked.operations), Ok(3));
@@ -564,8 +564,8 @@ fn a_lease_that_ends_early_is_found() {
     let granted = lease(0, LeaseRequest::Grant { ttl_secs: 4 }, done);
     let kept = lease(3, LeaseRequest::KeepAlive, done);
     let expired = |kept_alive| Ok(leases::Checked { expired: 1, kept_alive });
-    assert_eq!(story(&[granted.clone()], 4 * SECOND), expired(0));
-    assert!(story(&[granted.clone()], 4 * SECOND - 1).is_err());
+    assert_eq!(story(std::slice::from_ref(&granted), 4 * SECOND), expired(0));
+    assert!(story(std::slice::from_ref(&granted), 4 * SECOND - 1).is_err());
     assert_eq!(story(&[granted.clone(), kept.clone()], 7 * SECOND), expired(1));
     assert!(story(&[granted.clone(), kept.clone()], 7 * SECOND - 1).is_err());
     let gone = lease(5, LeaseRequest::KeepAlive, LeaseOutcome::NotFound);

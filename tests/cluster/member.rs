@@ -193,6 +193,14 @@ impl Member {
             .unwrap_or_default()
     }
 
+    /// The last index that it has cut off its raft log, as it says itself.
+    pub fn cut_upto(&self) -> Option<u64> {
+        let log = self.log();
+        let cut = log.lines().rev().find(|line| line.contains("\"cut the raft log\""))?;
+        let digits = cut.split("\"up-to-index\":").nth(1)?;
+        digits.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
+    }
+
     pub fn log_tail(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();

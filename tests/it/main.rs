@@ -6,6 +6,7 @@
 //!   kv/ watch/      the v3 API through the etcd-client crate and, for what that cannot say, plain gRPC
 //!   lease.rs …
 //!   cluster/        several members: each serves, leaders go, members come and go
+//!   runbooks/       docs/operations.md, as it is typed
 //!   maintenance/    snapshot, defragment, hashes, leadership, downgrade
 //!   quota/          a store that is full, alarms, and space that comes back
 //!   restart.rs      what is still there after a stop and after a kill
@@ -48,5 +49,6 @@ mod metrics;
 mod process;
 mod quota;
 mod restart;
+mod runbooks;
 mod tracing;
 mod watch;

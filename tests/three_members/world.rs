@@ -145,13 +145,12 @@ impl World {
     /// Each member hears of its links as PeerLinks would tell it.
     fn tell_links(&mut self) {
         let now = self.now;
-        for from in 0..MEMBERS.len() {
-            for to in (0..MEMBERS.len()).filter(|to| *to != from) {
-                let both = [(MEMBERS[from], MEMBERS[to]), (MEMBERS[to], MEMBERS[from])];
-                let is_open =
-                    self.members[to].running.is_some() && both.iter().all(|(a, b)| !self.network.is_cut(*a, *b));
-                if let Some(running) = self.running(from) {
-                    running.node.link_changed(MEMBERS[to], is_open.then_some(now));
+        for (place, from) in MEMBERS.into_iter().enumerate() {
+            for (other, to) in MEMBERS.into_iter().enumerate().filter(|(_, to)| *to != from) {
+                let is_open = self.members[other].running.is_some()
+                    && [(from, to), (to, from)].iter().all(|(a, b)| !self.network.is_cut(*a, *b));
+                if let Some(running) = self.running(place) {
+                    running.node.link_changed(to, is_open.then_some(now));
                 }
             }
         }
@@ -301,11 +300,13 @@ impl World {
                     let requests = self.tagged(from, requests);
                     self.network.send(Packet { from, to, load: Load::Forwarded(requests) });
                 }
-                Effect::AppendLog(append) => self.to_log(place, ToLog::Append(append)),
-                Effect::ReplaceLog(replace) => self.to_log(place, ToLog::Replace(replace)),
-                Effect::FetchLog { low, high, bytes_max } => self.to_log(place, ToLog::Fetch { low, high, bytes_max }),
-                Effect::EntriesCommitted(slice) => self.to_applier(place, ToApplier::Slice(slice)),
-                Effect::InstallSnapshot { position } => self.to_applier(place, ToApplier::Install(position)),
+                Effect::AppendLog(append) => self.mail_log(place, ToLog::Append(append)),
+                Effect::ReplaceLog(replace) => self.mail_log(place, ToLog::Replace(replace)),
+                Effect::FetchLog { low, high, bytes_max } => {
+                    self.mail_log(place, ToLog::Fetch { low, high, bytes_max })
+                }
+                Effect::EntriesCommitted(slice) => self.mail_applier(place, ToApplier::Slice(slice)),
+                Effect::InstallSnapshot { position } => self.mail_applier(place, ToApplier::Install(position)),
                 Effect::SnapshotWanted { .. } => self.offer_snapshot(place),
                 Effect::ReadsReady(requests) => {
                     requests.into_iter().for_each(|request| self.answer_read(place, request));
@@ -329,13 +330,13 @@ impl World {
         }
     }
 
-    fn to_log(&mut self, place: usize, mail: ToLog) {
+    fn mail_log(&mut self, place: usize, mail: ToLog) {
         if let Some(running) = self.running(place) {
             running.to_log.push_back(mail);
         }
     }
 
-    fn to_applier(&mut self, place: usize, mail: ToApplier) {
+    fn mail_applier(&mut self, place: usize, mail: ToApplier) {
         if let Some(running) = self.running(place) {
             running.to_applier.push_back(mail);
         }

@@ -47,6 +47,7 @@ impl Edge {
     /// # Errors
     /// What the leader answers; and etcd's errors when nobody leads, or none who does answers in time.
     pub(super) async fn ask_leader<C: LeaderCall>(&self, call: &C) -> Result<C::Answer, RequestError> {
+        let started = self.clock.now();
         // Mostly it is this one, and then nothing may be in the way.
         match call.ask_here(self).await {
             Err(RequestError::NotLeader) => {}
@@ -68,7 +69,8 @@ impl Edge {
                 tokio::time::sleep(ASK_AGAIN_AFTER).await;
             }
         };
-        let answered = tokio::time::timeout(self.settings.request_timeout, asked).await;
+        let left = self.settings.request_timeout.saturating_sub(self.clock.now().saturating_sub(started));
+        let answered = tokio::time::timeout(left, asked).await;
         answered.unwrap_or_else(|_| {
             let has_leader = self.cast.status().leader.is_some();
             Err(if has_leader { RaftError::Timeout.into() } else { RequestError::NoLeader })
@@ -86,10 +88,12 @@ impl Edge {
 
     async fn ask_peer<C: LeaderCall>(&self, call: &C, leader: MemberId) -> Result<C::Answer, Status> {
         let calls = self.cast.peer_calls();
-        let client = calls.client(leader).await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let asked = async {
+            let client = calls.client(leader).await.map_err(|error| Status::unavailable(error.to_string()))?;
+            call.ask_there(client, Some(calls.identity(leader))).await
+        };
         // One that does not answer for so long does not lead any more.
         let limit = self.settings.election_timeout.max(Duration::from_secs(1));
-        let asked = call.ask_there(client, Some(calls.identity(leader)));
         let answer = tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| Err(Status::unavailable("no answer")));
         answer.inspect_err(|status| {
             if status.code() == Code::Unavailable {

@@ -11,8 +11,8 @@ use crate::api::grpc::long_call::LongCall;
 use crate::api::grpc::{Edge, mismatch, span};
 use crate::api::permit::Permit;
 use crate::cast::RequestError;
-use crate::ids::{LeaseId, Term};
-use crate::lease::{Answer, LeaseError, TTL_SECS_MAX, TimeLeft, ttl_secs_min};
+use crate::ids::LeaseId;
+use crate::lease::{Answer, Confirmation, LeaseError, TTL_SECS_MAX, TimeLeft, ttl_secs_min};
 use crate::quota::cost;
 use crate::raft::node::RaftError;
 use crate::state::Outcome;
@@ -218,9 +218,9 @@ impl Edge {
             Answer::NotLeader => return Err(RequestError::NotLeader),
             Answer::Unconfirmed => {}
         }
-        let term = self.cast.status().term;
+        let asked = Confirmation { term: self.cast.status().term, asked_at: self.clock.now() };
         self.cast.linearizable_view(permit, span.clone()).await?;
-        match self.ask_to_keep_alive(permit, lease, Some(term), span).await? {
+        match self.ask_to_keep_alive(permit, lease, Some(asked), span).await? {
             Answer::Renewed { ttl_secs } => Ok(ttl_secs),
             Answer::Gone => Ok(0),
             Answer::NotLeader | Answer::Unconfirmed => Err(RequestError::NotLeader),
@@ -231,7 +231,7 @@ impl Edge {
         &self,
         permit: &Permit,
         lease: LeaseId,
-        confirmed: Option<Term>,
+        confirmed: Option<Confirmation>,
         span: SpanContext,
     ) -> Result<Answer, RequestError> {
         let (reply, answer) = oneshot::channel();

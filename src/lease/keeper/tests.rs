@@ -35,6 +35,7 @@ impl Keeper {
         self.requests += 1;
         let request = KeepAliveId(self.requests);
         let confirmed = self.core.leading.filter(|_| confirmed);
+        let confirmed = confirmed.map(|term| Confirmation { term, asked_at: self.now });
         (request, self.step(Input::KeepAlive { request, lease: LeaseId(lease), confirmed }))
     }
 
@@ -78,7 +79,7 @@ fn a_lease_kept_alive_lives() {
     keeper.grant(1, 5);
     for _ in 0..100 {
         assert_eq!(keeper.pass(4), []);
-        let (request, effects) = keeper.keep_alive(1, false);
+        let (request, effects) = keeper.keep_alive(1, true);
         assert_eq!(effects, answers(request, Answer::Renewed { ttl_secs: 5 }));
     }
     assert_eq!(keeper.core.due.len(), 1);
@@ -90,8 +91,7 @@ fn an_expired_lease_cannot_be_kept_alive_and_its_end_is_the_answer() {
     let mut keeper = Keeper::leading();
     keeper.grant(1, 5);
     keeper.now += Duration::from_secs(5);
-    keeper.core.last_tick = keeper.now;
-    let (first, effects) = keeper.keep_alive(1, false);
+    let (first, effects) = keeper.keep_alive(1, true);
     assert_eq!(effects, [expired(&[1])], "before the tick that would have found it");
     let (second, effects) = keeper.keep_alive(1, true);
     assert_eq!(effects, []);
@@ -109,15 +109,25 @@ fn an_unknown_lease_is_gone_only_after_leadership_is_confirmed() {
 }
 
 #[test]
-fn after_the_process_stood_still_leadership_has_to_be_confirmed() {
+fn leadership_is_confirmed_anew_when_another_one_may_have_been_elected() {
     let mut keeper = Keeper::leading();
     keeper.grant(1, 60);
-    keeper.pass(1);
-    keeper.now += Duration::from_secs(10);
+    let renewed = Answer::Renewed { ttl_secs: 60 };
+    keeper.now += Duration::from_secs(1);
+    let (request, effects) = keeper.keep_alive(1, false);
+    assert_eq!(effects, answers(request, renewed), "an election time-out is what the next leader adds");
+    keeper.now += Duration::from_millis(1);
     let (request, effects) = keeper.keep_alive(1, false);
     assert_eq!(effects, answers(request, Answer::Unconfirmed));
     let (request, effects) = keeper.keep_alive(1, true);
-    assert_eq!(effects, answers(request, Answer::Renewed { ttl_secs: 60 }));
+    assert_eq!(effects, answers(request, renewed));
+    // What was asked long ago counts for whoever asked it, and for nobody else.
+    let asked = Confirmation { term: TERM, asked_at: keeper.now };
+    keeper.now += Duration::from_secs(5);
+    let late = Input::KeepAlive { request: KeepAliveId(8), lease: LeaseId(1), confirmed: Some(asked) };
+    assert_eq!(keeper.step(late), answers(KeepAliveId(8), renewed));
+    let (request, effects) = keeper.keep_alive(1, false);
+    assert_eq!(effects, answers(request, Answer::Unconfirmed));
 }
 
 #[test]
@@ -160,7 +170,7 @@ fn long_leases_are_checkpointed_unless_somebody_keeps_them_alive() {
     keeper.grant(2, 1_000);
     keeper.grant(3, 1_000);
     keeper.pass(100);
-    keeper.keep_alive(3, false);
+    keeper.keep_alive(3, true);
     let checkpoint = |leases: &[(i64, i64)]| Effect::Checkpoint {
         remaining_secs: leases.iter().map(|(lease, left)| (granted(*lease), *left)).collect(),
         term: TERM,
@@ -176,7 +186,7 @@ fn keeping_a_checkpointed_lease_alive_waits_until_the_log_says_so() {
     keeper.grant(1, 1_000);
     keeper.pass(300);
     keeper.step(Input::Checkpointed { lease: LeaseId(1), remaining_secs: 700 });
-    let (first, effects) = keeper.keep_alive(1, false);
+    let (first, effects) = keeper.keep_alive(1, true);
     assert_eq!(effects, [Effect::Checkpoint { remaining_secs: vec![(granted(1), 0)], term: TERM }]);
     let (second, effects) = keeper.keep_alive(1, false);
     assert_eq!(effects, []);
@@ -211,14 +221,113 @@ fn whoever_waits_hears_when_leadership_is_lost() {
     let mut keeper = Keeper::leading();
     keeper.grant(1, 5);
     keeper.pass(5);
-    let (request, _) = keeper.keep_alive(1, false);
+    let (request, _) = keeper.keep_alive(1, true);
     assert_eq!(keeper.step(Input::LeaderChanged { leading: None }), answers(request, Answer::NotLeader));
     let (request, effects) = keeper.keep_alive(1, false);
     assert_eq!(effects, answers(request, Answer::NotLeader));
     keeper.step(Input::LeaderChanged { leading: Some(Term(4)) });
     assert_eq!(keeper.pass(5), [], "it has all its time again");
-    let stale = Input::KeepAlive { request: KeepAliveId(9), lease: LeaseId(1), confirmed: Some(TERM) };
+    let stale = Confirmation { term: TERM, asked_at: keeper.now };
+    let stale = Input::KeepAlive { request: KeepAliveId(9), lease: LeaseId(1), confirmed: Some(stale) };
     assert_eq!(keeper.step(stale), answers(KeepAliveId(9), Answer::Unconfirmed), "that was in another term");
+}
+
+/// Two members, one of which leads, and then the other, while the first may not know it yet.
+struct Two {
+    old: Keeper,
+    new: Keeper,
+    /// Since when the new one leads.
+    elected: Option<Duration>,
+    /// Questions of the old one whether it leads, that those who elect have answered: yes.
+    asked: VecDeque<Duration>,
+    promised_until: Duration,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Pass(u64),
+    KeepAlive,
+    /// The answer to its oldest question reaches the old leader, which asks on behalf of a client.
+    Confirm,
+    Elect,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (1..700_u64).prop_map(Step::Pass),
+        6 => Just(Step::KeepAlive),
+        4 => Just(Step::Confirm),
+        1 => Just(Step::Elect),
+    ]
+}
+
+impl Two {
+    const LEASE: i64 = 1;
+    const TTL_SECS: i64 = 2;
+
+    fn new() -> Self {
+        let follower = || LeaseKeeper::new(&LeaseTable::default(), Duration::from_secs(1));
+        let mut old = Keeper { core: follower(), now: Duration::ZERO, requests: 0 };
+        let mut new = Keeper { core: follower(), now: Duration::ZERO, requests: 0 };
+        old.step(Input::LeaderChanged { leading: Some(TERM) });
+        for keeper in [&mut old, &mut new] {
+            keeper.grant(Self::LEASE, Self::TTL_SECS);
+        }
+        Two { old, new, elected: None, asked: VecDeque::new(), promised_until: secs(Self::TTL_SECS) }
+    }
+
+    fn ask_old(&mut self, confirmed: Option<Confirmation>) {
+        self.old.requests += 1;
+        let request = KeepAliveId(self.old.requests);
+        let effects = self.old.step(Input::KeepAlive { request, lease: LeaseId(Self::LEASE), confirmed });
+        // A question that is asked when another one leads is never answered with yes.
+        if effects == answers(request, Answer::Unconfirmed) && self.elected.is_none() {
+            self.asked.push_back(self.old.now);
+        }
+        if effects == answers(request, Answer::Renewed { ttl_secs: Self::TTL_SECS }) {
+            // Clients may count from when they asked.
+            let asked_at = confirmed.map_or(self.old.now, |confirmed| confirmed.asked_at);
+            self.promised_until = self.promised_until.max(asked_at + secs(Self::TTL_SECS));
+        }
+    }
+
+    fn pass(&mut self, millis: u64) -> Option<Duration> {
+        for _ in 0..millis {
+            self.old.now += Duration::from_millis(1);
+            self.new.now = self.old.now;
+            if self.new.step(Input::Tick).iter().any(|effect| matches!(effect, Effect::Expired { .. })) {
+                return Some(self.new.now);
+            }
+        }
+        None
+    }
+}
+
+proptest! {
+    /// However long a leader goes on without knowing of the next one, and however late its mail comes.
+    #[test]
+    fn the_next_leader_ends_no_lease_before_what_the_one_before_has_promised(steps in prop::collection::vec(step(), 1..60)) {
+        let mut two = Two::new();
+        let mut ended = None;
+        for step in steps.into_iter().chain([Step::Elect, Step::Pass(10_000)]) {
+            match step {
+                Step::Pass(millis) => ended = ended.or(two.pass(millis)),
+                Step::KeepAlive => two.ask_old(None),
+                Step::Confirm => {
+                    let asked_at = two.asked.pop_front();
+                    two.ask_old(asked_at.map(|asked_at| Confirmation { term: TERM, asked_at }));
+                }
+                Step::Elect if two.elected.is_none() => {
+                    two.elected = Some(two.new.now);
+                    two.new.step(Input::LeaderChanged { leading: Some(Term(TERM.0 + 1)) });
+                }
+                Step::Elect => {}
+            }
+        }
+        let (ended, elected) = (ended.expect("nobody kept it alive there"), two.elected.expect("at last"));
+        prop_assert!(ended >= two.promised_until, "it ended at {ended:?}, promised was {:?}", two.promised_until);
+        prop_assert!(ended <= elected + secs(Two::TTL_SECS) + Duration::from_millis(1_001), "{ended:?}, {elected:?}");
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -1,16 +1,18 @@
 //! Members come and go while the others serve.
 
 use crate::harness::cluster::{add, listed};
+use crate::harness::grpc::range;
 use crate::harness::server::Ports;
 use crate::harness::{Api, Backend, Cluster, Place, Server, Setup, block_on, ctl, for_each_backend, refused, wait_for};
 use castd_proto::etcdserverpb::MemberAddRequest;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tonic::Code;
 
 for_each_backend!(castd:
     one_member_grows_to_three_and_back_to_one,
     a_learner_learns_and_is_promoted_by_a_follower,
     a_leader_that_is_removed_ends_by_itself_and_another_leads,
+    who_waits_for_a_member_that_is_removed_is_told_at_once,
     a_member_moves_to_another_peer_url,
     etcdctl_adds_a_member_with_what_it_prints,
     a_member_that_was_removed_while_it_was_down_ends_when_it_comes_back,
@@ -22,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const NOT_ENOUGH: &str = "etcdserver: re-configuration failed due to not enough started members";
 const NOT_READY: &str = "etcdserver: can only promote a learner member which is in sync with leader";
 const NOT_LEARNER: &str = "etcdserver: can only promote a learner member";
+const STOPPED: &str = "etcdserver: server stopped";
 const FOR_LEARNERS: &str = "etcdserver: rpc not supported for learner";
 
 async fn own_id(api: &Api) -> u64 {
@@ -116,6 +119,25 @@ async fn a_leader_that_is_removed_ends_by_itself_and_another_leads(setup: Setup)
     assert_eq!(left.list_members().await.len(), 2);
     assert_ne!(cluster.leader().await, leader);
     cluster.assert_equal().await;
+}
+
+async fn who_waits_for_a_member_that_is_removed_is_told_at_once(setup: Setup) {
+    let mut cluster = Cluster::start(&setup, 3);
+    let place = (cluster.leader().await + 1) % 3;
+    let (removed, left) = (cluster.servers[place].api(), cluster.servers[(place + 1) % 3].api());
+    left.remove(own_id(&removed).await).await;
+    let started = Instant::now();
+    let write = tokio::spawn({
+        let removed = removed.clone();
+        async move { removed.put_with(crate::harness::grpc::put("k", "v")).await }
+    });
+    let read = removed.range(range("k", "")).await;
+    let write = write.await.expect("answered");
+    // Etcd ends a second after it was removed, too; requests time out after more than five.
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    refused(read, Code::Unavailable, STOPPED);
+    refused(write, Code::Unavailable, STOPPED);
+    assert_eq!(cluster.servers[place].wait_exit().code(), Some(0));
 }
 
 async fn a_member_moves_to_another_peer_url(setup: Setup) {
