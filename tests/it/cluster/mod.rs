@@ -2,6 +2,7 @@
 
 mod failover;
 mod membership;
+mod peers;
 mod serving;
 mod snapshots;
 mod start;
