@@ -1,7 +1,11 @@
 //! Several members.
 
+mod disks;
 mod failover;
+mod leases;
 mod membership;
+mod refusals;
 mod serving;
 mod snapshots;
 mod start;
+mod watches;
