@@ -90,7 +90,7 @@ pub fn move_member(setup: &Setup) {
     let new = Ports::free();
     let (peer, client) = (format!("http://127.0.0.1:{}", new.peer), format!("http://127.0.0.1:{}", new.client));
     let values = [("NEW_PEER", peer), ("NEW_CLIENT", client.clone())];
-    let mut stage = Stage::open("move-member", setup).settings(values).and_three_members();
+    let mut stage = Stage::open("move-member", setup).settings("move-member", values).and_three_members();
     stage.write_keys(&["m1"], 5);
     let id = |listed: &str| -> String {
         let line = listed.lines().find(|line| line.contains(", m3, ")).unwrap_or_else(|| panic!("{listed}"));

@@ -45,6 +45,85 @@ pub fn replace_disk(setup: &Setup) {
     stage.finish();
 }
 
+pub fn lost_quorum(setup: &Setup) {
+    let mut stage = Stage::with_three_members("lost-quorum", setup);
+    stage.write_keys(&THREE, 5);
+    for name in ["m2", "m3"] {
+        stage.on(name).crash();
+    }
+    let health = stage.on("m1").run("! etcdctl --endpoints=$ENDPOINT --command-timeout=1s endpoint health 2>&1");
+    assert!(health.contains("is unhealthy"), "{health}");
+    let printed = stage.step();
+    assert_eq!(printed.matches("| http://").count(), 1, "{printed}");
+
+    let printed = stage.step();
+    assert_eq!(printed.matches(", started, ").count(), 1, "{printed}");
+    stage.step();
+    stage.assert_members(&["m1"]);
+    stage.assert_keys(&["m1"], 5);
+    stage.step_on_each();
+    stage.join("m2");
+    stage.join("m3");
+    stage.assert_members(&THREE);
+    stage.assert_keys(&THREE, 5);
+    // They are a cluster again, of which one may fail.
+    stage.on("m1").crash();
+    stage.on("m2").run("until etcdctl --endpoints=$ENDPOINT endpoint health; do sleep 1; done");
+    stage.assert_keys(&["m2", "m3"], 5);
+    stage.finish();
+}
+
+/// With the file in which backups are kept.
+fn with_backups(runbook: &'static str, setup: &Setup) -> Stage {
+    let stage = Stage::open(runbook, setup);
+    let file = stage.directory().join("backup.db").display().to_string();
+    stage.settings("backup", [("BACKUP", file)]).and_three_members()
+}
+
+pub fn backup(setup: &Setup) {
+    let mut stage = with_backups("backup", setup);
+    stage.write_keys(&THREE, 5);
+    let printed = stage.step();
+    assert!(printed.contains("| REVISION | TOTAL KEYS |"), "{printed}");
+    assert!(stage.directory().join("backup.db").exists());
+    stage.finish();
+}
+
+pub fn restore(setup: &Setup) {
+    let mut stage = with_backups("restore", setup);
+    stage.write_keys(&THREE, 5);
+    stage.follow("backup");
+    // What comes after it is not in it.
+    stage.ask(&["m1"], "del key/3");
+    stage.ask(&["m1"], "put later lost");
+    let revision = |stage: &mut Stage| -> i64 {
+        let printed = stage.ask(&["m1"], "get first-key -w json");
+        let answer: serde_json::Value = serde_json::from_str(&printed).expect("JSON");
+        answer["header"]["revision"].as_i64().expect("a number")
+    };
+    let cluster_of = |stage: &mut Stage| -> String {
+        let printed = stage.ask(&["m1"], "member list -w json");
+        let answer: serde_json::Value = serde_json::from_str(&printed).expect("JSON");
+        answer["header"]["cluster_id"].to_string()
+    };
+    let (revision_before, cluster_before) = (revision(&mut stage), cluster_of(&mut stage));
+    for name in THREE {
+        stage.on(name).crash();
+    }
+    stage.step_on_each();
+    let printed = stage.step();
+    assert_eq!(printed.matches("| started |").count(), 3, "{printed}");
+    stage.assert_keys(&THREE, 5);
+    assert_eq!(stage.ask(&["m2"], "get later"), "");
+    assert_ne!(cluster_of(&mut stage), cluster_before);
+    assert!(revision(&mut stage) > revision_before + 999_999_000);
+    // Who watches from a revision that it knew is sent away.
+    let old = format!("! etcdctl --endpoints=$ENDPOINT get first-key --rev={revision_before} 2>&1");
+    assert!(stage.on("m1").run(&old).contains("required revision has been compacted"));
+    stage.assert_members(&THREE);
+    stage.finish();
+}
+
 pub fn corrupt(setup: &Setup) {
     let mut stage = Stage::with_three_members("corrupt", setup);
     stage.write_keys(&THREE, 5);

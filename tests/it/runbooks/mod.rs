@@ -55,6 +55,9 @@ runbooks! {
     changes::restart: rocksdb sled memory;
     losses::replace_machine: rocksdb;
     losses::replace_disk: rocksdb sled memory;
+    losses::lost_quorum: rocksdb sled memory;
+    losses::backup: rocksdb;
+    losses::restore: rocksdb sled memory;
     losses::corrupt: rocksdb sled;
 }
 

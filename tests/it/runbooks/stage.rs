@@ -46,18 +46,23 @@ impl Stage {
         Stage::open(runbook, setup).and_three_members()
     }
 
-    /// The values of the variables that the page gives for this runbook alone. Before anything is run.
-    pub fn settings<const N: usize>(mut self, values: [(&str, String); N]) -> Stage {
-        assert_eq!(values.each_ref().map(|(name, _)| *name).to_vec(), document::settings(self.runbook));
+    /// The values of the variables that the page gives for one runbook alone. Before anything is run.
+    pub fn settings<const N: usize>(mut self, of: &str, values: [(&str, String); N]) -> Stage {
+        assert_eq!(values.each_ref().map(|(name, _)| *name).to_vec(), document::settings(of));
         self.more.extend(values.map(|(name, value)| (name.to_owned(), value)));
         self
     }
 
     pub fn and_three_members(mut self) -> Stage {
-        for block in document::runbook("start") {
+        self.follow("start");
+        self
+    }
+
+    /// The whole of another runbook.
+    pub fn follow(&mut self, runbook: &str) {
+        for block in document::runbook(runbook) {
             self.run(&block);
         }
-        self
     }
 
     pub fn directory(&self) -> &Path {
