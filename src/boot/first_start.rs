@@ -69,7 +69,13 @@ pub fn first_start(
     log: &Logger,
 ) -> Result<FirstStart, BootError> {
     let until = clock.now() + LOOKUPS_WITHIN;
-    let mut resolve = |host: &str| resolve(host, || clock.now() < until);
+    let mut resolve = |host: &str| {
+        let may_go_on = |error: &str| {
+            warn!(log, "failed to resolve URL Host"; "host" => host, "retry-interval" => ?LOOKUP_PAUSE, "error" => error);
+            clock.now() < until
+        };
+        resolve(host, may_go_on)
+    };
     match config.initial_cluster_state {
         InitialClusterState::New => found(config, log_store, &mut resolve, log),
         InitialClusterState::Existing => join(config, log_store, &mut resolve, log),
@@ -208,15 +214,16 @@ fn asking<T>(question: impl Future<Output = T>) -> Result<T, FirstStartError> {
 }
 
 /// As etcd does, again and again as long as it may: the other machine's name may come with it.
-pub(crate) fn resolve(host: &str, may_go_on: impl Fn() -> bool) -> Result<IpAddr, String> {
+pub(crate) fn resolve(host: &str, may_go_on: impl Fn(&str) -> bool) -> Result<IpAddr, String> {
     use std::net::ToSocketAddrs as _;
     loop {
         let looked_up = (host, 0).to_socket_addrs().map_err(|error| error.to_string());
         let found = looked_up.and_then(|mut found| {
             found.next().map(|address| address.ip()).ok_or_else(|| format!("{host} has no address"))
         });
-        if found.is_ok() || !may_go_on() {
-            return found;
+        match &found {
+            Err(error) if may_go_on(error) => {}
+            _ => return found,
         }
         std::thread::sleep(LOOKUP_PAUSE);
     }
@@ -229,13 +236,13 @@ mod tests {
     #[test]
     fn a_name_is_asked_for_as_long_as_there_is_time() {
         let asked = std::cell::Cell::new(0);
-        let may_go_on = || {
+        let may_go_on = |_: &str| {
             asked.set(asked.get() + 1);
             asked.get() < 2
         };
         assert!(resolve("name.invalid", may_go_on).is_err());
         assert_eq!(asked.get(), 2);
-        assert_eq!(resolve("127.0.0.1", || false), Ok(IpAddr::from([127, 0, 0, 1])));
+        assert_eq!(resolve("127.0.0.1", |_| false), Ok(IpAddr::from([127, 0, 0, 1])));
     }
 
     #[test]

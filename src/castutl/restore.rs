@@ -70,7 +70,7 @@ pub fn restore(settings: &RestoreSettings, log: &Logger) -> Result<Restored, Res
     let advertised = UrlSet::parse(&settings.peer_urls)?;
     let cluster = ClusterMap::parse(&settings.initial_cluster)?;
     let (clock, patience) = (Clock::start(), boot::LOOKUPS_WITHIN);
-    verify_member(&cluster, name, &advertised, &mut |host| boot::resolve(host, || clock.now() < patience))?;
+    verify_member(&cluster, name, &advertised, &mut |host| boot::resolve(host, |_| clock.now() < patience))?;
     let directory =
         Settings { wal_dir: wal_dir.clone(), creation: Creation::Restore, ..Settings::new(data_dir, settings.storage) };
     let taken = || RestoreError::DataDirTaken(data_dir.clone());

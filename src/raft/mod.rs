@@ -10,6 +10,7 @@ pub mod conf_change;
 pub mod forwarded;
 pub mod log;
 pub mod node;
+pub mod punctuality;
 pub mod tag;
 pub mod terms;
 pub mod window;

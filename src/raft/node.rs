@@ -167,6 +167,10 @@ impl Node {
         self.settings.request_timeout
     }
 
+    pub fn heartbeat_interval(&self) -> Duration {
+        TICK * self.settings.heartbeat_ticks as u32
+    }
+
     fn election_timeout(&self) -> Duration {
         TICK * self.settings.election_ticks as u32
     }

@@ -7,6 +7,7 @@
 //! differ; a change that the table refuses does not exist for raft.
 
 use crate::cast::RequestError;
+use crate::ids::LogIndex;
 use crate::membership::members::Members;
 use crate::raft::conf_change::AppliedConfChange;
 use crate::raft::terms::LogPosition;

@@ -20,6 +20,7 @@ use crate::ids::{ClusterId, LogIndex, Revision, Term};
 use crate::membership::members::{MemberRow, Members};
 use crate::mvcc::{FINISHED_ROW, REVISION_ROW, SCHEDULED_ROW, put_compacted};
 use crate::raft::terms::LogPosition;
+use crate::recovery::FIRST_TERM;
 use crate::snapshot::{Row, SnapshotError, SnapshotFile, SnapshotReader, SnapshotStore};
 use crate::state::StateError;
 use crate::state::rows::{self, AppliedPosition};
@@ -30,9 +31,6 @@ use castd_proto::etcdserverpb::Member;
 use prost::Message as _;
 use raft::eraftpb::ConfState;
 use std::io::Read;
-
-/// Term of the first log, as in a cluster that begins empty.
-const FIRST_TERM: u64 = 1;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RestoredError {

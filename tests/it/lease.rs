@@ -1,13 +1,11 @@
 //! Leases: granting, keeping, revoking, running out.
 
 use crate::harness::grpc::{put, shown, text, watch};
-use crate::harness::{Api, Setup, for_each_backend, refused};
-use castd_proto::etcdserverpb::{LeaseKeepAliveRequest, LeaseKeepAliveResponse, PutRequest, WatchCreateRequest};
+use crate::harness::{KeepAlive, Setup, for_each_backend, refused};
+use castd_proto::etcdserverpb::{PutRequest, WatchCreateRequest};
 use etcd_client::{LeaseGrantOptions, LeaseTimeToLiveOptions, PutOptions};
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Streaming};
+use tonic::Code;
 
 for_each_backend!(
     the_client_crate_grants_keeps_asks_after_and_revokes,
@@ -126,31 +124,6 @@ async fn a_key_belongs_to_the_lease_it_was_put_with_last(setup: Setup) {
     assert!(api.get("d").await.is_none() && api.get("b").await.is_some());
     api.put("c", "again").await;
     assert_eq!(api.get("a").await.expect("there").lease, 2);
-}
-
-struct KeepAlive {
-    requests: mpsc::Sender<LeaseKeepAliveRequest>,
-    answers: Streaming<LeaseKeepAliveResponse>,
-}
-
-impl KeepAlive {
-    /// Opens a stream with a first request, which etcd waits for.
-    async fn open(api: &Api, id: i64) -> Self {
-        let (requests, receiver) = mpsc::channel(1_024);
-        requests.send(LeaseKeepAliveRequest { id }).await.expect("open");
-        let answers = api.lease.clone().lease_keep_alive(ReceiverStream::new(receiver)).await.expect("a stream opens");
-        KeepAlive { requests, answers: answers.into_inner() }
-    }
-
-    async fn send(&self, id: i64) {
-        self.requests.send(LeaseKeepAliveRequest { id }).await.expect("open");
-    }
-
-    async fn answer(&mut self) -> (i64, i64) {
-        let answer = self.answers.message().await.expect("goes on").expect("an answer");
-        assert!(answer.header.expect("a header").revision > 0);
-        (answer.id, answer.ttl)
-    }
 }
 
 async fn keep_alives_are_answered_one_by_one_even_for_leases_that_are_not(setup: Setup) {

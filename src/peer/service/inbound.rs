@@ -261,10 +261,9 @@ impl Inbound {
         checked.inspect_err(|refusal| self.tell_refused(*refusal, envelope.identity.as_ref()))
     }
 
-    /// Only of those who are or were in the cluster: others could fill the page with names.
+    /// Only of those who are in the cluster: others could fill the page with names.
     fn count_failure(&self, from: MemberId) {
-        let roster = self.roster.load();
-        if roster.knows(from) || roster.is_removed(from) {
+        if self.roster.load().knows(from) {
             self.metrics.network.peer_received_failures.with_label_values(&[&from.to_string()]).inc();
         }
     }

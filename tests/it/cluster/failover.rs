@@ -3,6 +3,9 @@
 use crate::harness::grpc::range;
 use crate::harness::{Api, Cluster, Setup, for_each_backend, refused, wait_for};
 use castd_proto::etcdserverpb::RangeRequest;
+use rustix::process::Signal;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tonic::{Code, Request};
 
@@ -10,6 +13,9 @@ for_each_backend!(castd:
     a_leader_that_is_killed_loses_nothing_and_comes_back,
     all_members_come_back_from_a_kill,
     a_leader_that_stops_hands_over_first,
+    a_leader_that_stops_costs_writers_less_than_an_election,
+    writes_under_way_when_the_leader_dies_are_done_once,
+    a_leader_that_stood_still_reads_nothing_old,
     leadership_goes_where_it_is_told,
     without_a_majority_there_is_no_leader_and_afterwards_there_is,
 );
@@ -75,6 +81,93 @@ async fn a_leader_that_stops_hands_over_first(setup: Setup) {
         api.put("after", "v").await;
     }
     cluster.servers[leader].restart();
+    cluster.assert_equal().await;
+}
+
+async fn a_leader_that_stops_costs_writers_less_than_an_election(setup: Setup) {
+    const ELECTION_TIMEOUT: Duration = Duration::from_secs(3);
+    let slow = ["--heartbeat-interval=100", "--election-timeout=3000"];
+    let mut cluster = Cluster::start_with(&setup, 3, |_, setup| setup.flags(slow));
+    let (_, api) = cluster.follower().await;
+    let leader = cluster.leader().await;
+    let stopping = Arc::new(AtomicBool::new(true));
+    let (writer, goes_on) = (api.clone(), Arc::clone(&stopping));
+    let writing = tokio::spawn(async move {
+        let mut slowest = Duration::ZERO;
+        for number in 0.. {
+            let started = Instant::now();
+            writer.put(&format!("k{number}"), "v").await;
+            slowest = slowest.max(started.elapsed());
+            if !goes_on.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+        slowest
+    });
+    wait_for("writes", PATIENCE, async || (api.count("k").await > 20).then_some(())).await;
+    cluster.servers[leader].stop();
+    let before = api.count("k").await;
+    wait_for("more writes", PATIENCE, async || (api.count("k").await > before + 20).then_some(())).await;
+    stopping.store(false, Ordering::Relaxed);
+    let slowest = writing.await.expect("no put failed");
+    assert!(slowest < ELECTION_TIMEOUT / 2, "a put took {slowest:?}");
+}
+
+async fn writes_under_way_when_the_leader_dies_are_done_once(setup: Setup) {
+    const WRITERS: usize = 40;
+    let mut cluster = Cluster::start(&setup, 3);
+    for round in 0..2 {
+        let leader = cluster.leader().await;
+        let apis: Vec<Api> = [1, 2].map(|ahead| cluster.servers[(leader + ahead) % 3].api()).into();
+        let mut writers = tokio::task::JoinSet::new();
+        for writer in 0..WRITERS {
+            let api = apis[writer % 2].clone();
+            writers.spawn(async move {
+                for write in 0..25 {
+                    api.put(&format!("{round}/{writer}"), &write.to_string()).await;
+                }
+            });
+        }
+        let prefix = format!("{round}/");
+        wait_for("all write", PATIENCE, async || (apis[0].count(&prefix).await == WRITERS as i64).then_some(())).await;
+        cluster.servers[leader].kill();
+        // A follower's client does not even notice: what was on its way is asked of the next one.
+        while let Some(writer) = writers.join_next().await {
+            writer.expect("every put was answered");
+        }
+        for writer in 0..WRITERS {
+            let found = apis[writer % 2].get(&format!("{round}/{writer}")).await.expect("written");
+            assert_eq!((found.version, found.value.as_ref()), (25, &b"24"[..]), "each was carried out once");
+        }
+        cluster.servers[leader].restart();
+    }
+    cluster.assert_equal().await;
+}
+
+async fn a_leader_that_stood_still_reads_nothing_old(setup: Setup) {
+    let mut cluster = Cluster::start(&setup, 3);
+    for round in 0..3 {
+        let old = cluster.leader().await;
+        let (asked, other) = (cluster.servers[old].api(), cluster.servers[(old + 1) % 3].api());
+        asked.put("k", "old").await;
+        cluster.servers[old].signal(Signal::STOP);
+        let reads = (0..10).map(|_| {
+            let asked = asked.clone();
+            tokio::spawn(async move { asked.range(range("k", "")).await })
+        });
+        let reads: Vec<_> = reads.collect();
+        // Some of those that wait were asked before, some will be after this.
+        put_at_last(&other, "k", &format!("new{round}")).await;
+        let after = asked.clone();
+        let after = tokio::spawn(async move { after.range(range("k", "")).await });
+        cluster.servers[old].signal(Signal::CONT);
+        let answer = after.await.expect("no panic").expect("read at last");
+        assert_eq!(answer.kvs[0].value, format!("new{round}").as_bytes());
+        for read in reads {
+            let answer = read.await.expect("no panic").expect("read at last");
+            assert_eq!(answer.kvs[0].value, format!("new{round}").as_bytes(), "it could not know that it still leads");
+        }
+    }
     cluster.assert_equal().await;
 }
 

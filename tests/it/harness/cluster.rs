@@ -1,11 +1,14 @@
 //! Several servers that are one cluster.
 
+use super::network::{Flow, Network};
+use super::places::free_port;
 use super::server::{Server, Setup};
 use super::{Api, wait_for};
 use castd_proto::etcdserverpb::{
     Member, MemberAddRequest, MemberListRequest, MemberPromoteRequest, MemberRemoveRequest, MemberUpdateRequest,
     MoveLeaderRequest, StatusRequest, StatusResponse,
 };
+use std::net::TcpListener;
 use std::time::Duration;
 use tonic::{Code, Status};
 
@@ -19,6 +22,8 @@ const TIMING: [&str; 2] = ["--heartbeat-interval=50", "--election-timeout=500"];
 pub struct Cluster {
     pub servers: Vec<Server>,
     setup: Setup,
+    /// Between the members, if it can be cut. They are known there by their places.
+    network: Option<Network>,
 }
 
 impl Cluster {
@@ -35,6 +40,37 @@ impl Cluster {
         cluster
     }
 
+    /// As [`Cluster::start`]; the members can be cut off from each other. Within a runtime.
+    pub fn start_apart(setup: &Setup, members: usize) -> Cluster {
+        let network = Network::new();
+        let mut cluster = Cluster::prepare(setup, members, |place, setup| {
+            let proxy = free_port();
+            let listener = TcpListener::bind(("127.0.0.1", proxy)).expect("it was free");
+            network.serve(place, listener, setup.ports.peer);
+            setup.behind(proxy)
+        });
+        for (place, server) in cluster.servers.iter_mut().enumerate() {
+            server.spawn();
+            network.member_runs(place, server.pid());
+        }
+        cluster.servers.iter_mut().for_each(Server::wait_ready);
+        cluster.network = Some(network);
+        cluster
+    }
+
+    /// Nothing that members say to this one arrives, nor what it says to them, until [`Cluster::mend`].
+    pub fn cut_off(&self, place: usize) {
+        let network = self.network.as_ref().expect("started apart");
+        for other in (0..self.servers.len()).filter(|other| *other != place) {
+            network.set((place, other), Flow::Held);
+            network.set((other, place), Flow::Held);
+        }
+    }
+
+    pub fn mend(&self) {
+        self.network.as_ref().expect("started apart").mend();
+    }
+
     /// Everything but starting them.
     pub fn prepare(setup: &Setup, members: usize, change: impl Fn(usize, Setup) -> Setup) -> Cluster {
         let setup = setup.clone().flags(TIMING);
@@ -44,7 +80,7 @@ impl Cluster {
             let name = setup.name().to_owned();
             setup.member(&name, &listed, false).prepare()
         });
-        Cluster { servers: servers.collect(), setup }
+        Cluster { servers: servers.collect(), setup, network: None }
     }
 
     pub fn apis(&self) -> Vec<Api> {
@@ -87,6 +123,12 @@ impl Cluster {
             (statuses.iter().filter(|(_, status)| follows(status)).count() * 2 > apis.len()).then_some(*place)
         })
         .await
+    }
+
+    /// The place of one that does not lead, and what it is asked by.
+    pub async fn follower(&self) -> (usize, Api) {
+        let place = (self.leader().await + 1) % self.servers.len();
+        (place, self.servers[place].api())
     }
 
     /// The place of the member that leads, as `api` sees it.

@@ -11,6 +11,11 @@ pub mod ctl;
 pub mod curl;
 pub mod grpc;
 pub mod http;
+pub mod keep_alive;
+// That of the campaigns, which also slow it down.
+#[allow(dead_code)]
+#[path = "../../cluster/network.rs"]
+mod network;
 pub mod places;
 pub mod server;
 
@@ -18,6 +23,7 @@ pub use cluster::Cluster;
 pub use ctl::Answer;
 pub use grpc::{Api, refused};
 pub use http::http_get;
+pub use keep_alive::KeepAlive;
 pub use places::Place;
 pub use server::{Server, Setup};
 

@@ -38,6 +38,8 @@ pub struct Setup {
     program: OsString,
     backend: Option<Backend>,
     pub ports: Ports,
+    /// Where peers are told to reach it, if that is not where it listens.
+    proxy: Option<u16>,
     name: String,
     /// Of a member that is not alone: `--initial-cluster`, and whether it is there already.
     cluster: Option<(String, bool)>,
@@ -66,6 +68,7 @@ impl Setup {
             program,
             backend,
             ports: Ports::free(),
+            proxy: None,
             name: "m1".to_owned(),
             cluster: None,
             flags,
@@ -103,6 +106,12 @@ impl Setup {
 
     pub fn ports(mut self, ports: Ports) -> Self {
         self.ports = ports;
+        self
+    }
+
+    /// Peers are to reach it through a proxy at that port.
+    pub fn behind(mut self, proxy: u16) -> Self {
+        self.proxy = Some(proxy);
         self
     }
 
@@ -160,7 +169,7 @@ impl Setup {
     }
 
     pub fn peer_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.ports.peer)
+        format!("http://127.0.0.1:{}", self.proxy.unwrap_or(self.ports.peer))
     }
 
     /// The command as [`Setup::start`] would run it with that data dir.
@@ -174,7 +183,7 @@ impl Setup {
                 .arg(format!("--data-dir={}", data.display()))
                 .arg(format!("--listen-client-urls={}", self.client_url()))
                 .arg(format!("--advertise-client-urls={}", self.client_url()))
-                .arg(format!("--listen-peer-urls={}", self.peer_url()))
+                .arg(format!("--listen-peer-urls=http://127.0.0.1:{}", self.ports.peer))
                 .arg(format!("--initial-advertise-peer-urls={}", self.peer_url()))
                 .arg(format!("--initial-cluster={}", self.cluster.as_ref().map_or(self.listed(), |it| it.0.clone())));
             if self.cluster.as_ref().is_some_and(|(_, exists)| *exists) {
