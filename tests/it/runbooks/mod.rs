@@ -47,12 +47,12 @@ macro_rules! runbooks {
 use runbooks;
 
 runbooks! {
-    changes::start: rocksdb sled memory;
+    changes::start: rocksdb;
     changes::health: rocksdb;
-    changes::grow: rocksdb sled memory;
+    changes::grow: rocksdb memory;
     changes::shrink: rocksdb;
     changes::move_member: rocksdb;
-    changes::restart: rocksdb sled memory;
+    changes::restart: rocksdb memory;
     losses::replace_machine: rocksdb;
     losses::replace_disk: rocksdb sled memory;
     losses::lost_quorum: rocksdb sled memory;
