@@ -1,13 +1,20 @@
-# Castd: `make run` starts one member, `make test` is everything CI checks, `make bench` compares with etcd.
+# Castd: `make run` starts one member and `make cluster` three, `make test` is everything CI checks, `make bench` compares
+# with etcd.
 
 CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/castd-target
 export CARGO_TARGET_DIR
 
-.PHONY: run test bench
+.PHONY: run cluster test bench
 
 run:
 	@.ci/packages build
 	cargo run --release --bin castd -- --name default $(ARGS)
+
+# Ports and the rest by variables: see config/local-cluster.sh.
+cluster:
+	@.ci/packages build
+	cargo build --release --bin castd
+	@config/local-cluster.sh "$(CARGO_TARGET_DIR)/release/castd"
 
 test:
 	@.ci/packages build test bench

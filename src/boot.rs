@@ -10,6 +10,7 @@
 mod first_start;
 
 use self::first_start::{FirstStart, FirstStartError, first_start};
+pub(crate) use self::first_start::{LOOKUPS_WITHIN, resolve};
 use crate::cast::Identity;
 use crate::config::{BootstrapError, Config};
 use crate::ids::{LogIndex, MemberId};
@@ -18,6 +19,7 @@ use crate::lease::LeaseKeeper;
 use crate::raft::log::{EngineLog, EngineLogOptions, LogError, LogStore};
 use crate::raft::node::{Node, Settings, TICK};
 use crate::raft::terms::LogPosition;
+use crate::recovery::forced::{ForceError, Forced, go_on_alone};
 use crate::recovery::{self, Recovered, RecoveryError};
 use crate::snapshot::policy::{PolicySettings, SnapshotPolicy};
 use crate::snapshot::{SnapshotError, SnapshotStore};
@@ -27,6 +29,7 @@ use crate::telemetry::clock::Clock;
 use crate::watch::{Hub, Limits};
 use crate::wiring::Cores;
 use castd_backend_api::Backend;
+use castd_proto::castdpb::membership_change::Kind;
 use slog::{Logger, info, warn};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,6 +52,8 @@ pub enum BootError {
     Recovery(#[from] RecoveryError),
     #[error(transparent)]
     Install(#[from] InstallError),
+    #[error(transparent)]
+    Force(#[from] ForceError),
     #[error("raft refuses the recovered state: {0}")]
     Raft(#[from] raft::Error),
     /// Nothing is left to rebuild the state from.
@@ -101,16 +106,26 @@ pub fn boot(config: &Config, clock: Clock, log: &Logger) -> Result<Boot, BootErr
             started
         }
     };
+    if is_new && config.force_new_cluster {
+        warn!(log, "--force-new-cluster has no effect: there is no member in the data directory yet";
+            "data-dir" => %config.data_dir.display());
+    }
     info!(log, "bootstrapping storage");
     let started = clock.now();
     let recovered = open_state(&data_dir, &mut log_store, &snapshots, log)?;
-    let Recovered { machine, window } = recovered;
+    let is_forced = config.force_new_cluster && !is_new;
+    let Recovered { machine, window } =
+        if is_forced { force(config, identity, recovered, &mut log_store, log)? } else { recovered };
     data_dir.backend_loaded()?;
     info!(log, "opened backend db"; "storage" => %config.storage, "applied-index" => machine.applied().0,
         "revision" => machine.revision().0, "took" => ?clock.now().saturating_sub(started));
 
     info!(log, "bootstrapping raft");
-    let text = if is_new { "starting local member" } else { "restarting local member" };
+    let text = match is_forced {
+        true => "forcing restart member",
+        false if is_new => "starting local member",
+        false => "restarting local member",
+    };
     info!(log, "{text}"; "local-member-id" => %identity.member, "cluster-id" => %identity.cluster,
         "commit-index" => window.hard_state().commit);
     let newest = snapshots.list()?.first().map_or(LogIndex(0), |file| file.position.index);
@@ -182,6 +197,37 @@ fn open_state(
     };
     // The state has what was to be installed, or more.
     log_store.clear_pending_install()?;
+    Ok(recovered)
+}
+
+/// Makes this member the only one of its cluster.
+fn force(
+    config: &Config,
+    identity: Identity,
+    recovered: Recovered,
+    log_store: &mut dyn LogStore,
+    log: &Logger,
+) -> Result<Recovered, BootError> {
+    let urls: Vec<String> = config.initial_advertise_peer_urls.iter().map(ToString::to_string).collect();
+    let own = recovery::initial_member(identity.member, &urls);
+    let Forced { recovered, changes, kept, dropped } = go_on_alone(log_store, recovered.machine, &own)?;
+    if kept > 0 {
+        info!(log, "keeping entries that were not known to be committed"; "number-of-entries" => kept);
+    }
+    if dropped > 0 {
+        warn!(log, "discarding uncommitted WAL entries"; "number-of-discarded-entries" => dropped);
+    }
+    for changed in &changes {
+        let text = match changed.kind {
+            Kind::Remove => "removed member",
+            Kind::Add | Kind::Promote | Kind::Update => "added member",
+        };
+        info!(log, "{text}"; "cluster-id" => %identity.cluster, "local-member-id" => %identity.member,
+            "remote-peer-id" => %MemberId(changed.member.id), "remote-peer-urls" => changed.member.peer_urls.join(","));
+    }
+    if changes.is_empty() {
+        info!(log, "this member is the only one already; --force-new-cluster can be removed");
+    }
     Ok(recovered)
 }
 

@@ -6,6 +6,7 @@ pub mod actors;
 pub mod api;
 pub mod boot;
 pub mod cast;
+pub mod castutl;
 pub mod compaction;
 pub mod config;
 pub mod consistency;

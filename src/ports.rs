@@ -105,10 +105,17 @@ impl BoundPorts {
             keepalive_interval: config.grpc_keepalive_interval.unwrap_or_default(),
             keepalive_timeout: config.grpc_keepalive_timeout.unwrap_or_default(),
             request_body_bytes_max: config.max_request_bytes as usize + 512 * 1024,
+            message_bytes_max: config.max_request_bytes as usize + 512 * 1024,
             ..ListenSettings::new(name, listeners)
         };
 
-        let peer = settings("peer", self.peer, &peers);
+        let peer = ListenSettings {
+            message_bytes_max: crate::peer::frame_bytes_max(config),
+            // A peer sends something twice a second, or answers when it is asked whether it is there.
+            keepalive_interval: config.peer_read_timeout,
+            keepalive_timeout: config.peer_read_timeout,
+            ..settings("peer", self.peer, &peers)
+        };
         let (traffic, peer_log) = (Traffic::GrpcAndHttp(peer_routes, peer_http), log.clone());
         let started = peer_runtime.spawn(async move { start(peer, traffic, &peer_log).await });
         let peer = started.await.map_err(|ended| PortsError::Ended(ended.to_string()))??;

@@ -3,11 +3,14 @@
 //! ```text
 //!   LogStore + Backend ──begin, begin_joining──▶ first log        (a member's first start)
 //!                      ──recover──▶ Machine + Window
+//!                      ──go_on_alone──▶ the same, of a member that is the only one left (forced.rs)
 //! ```
 //!
 //! The log is the truth, the backend a cache that may be behind. What may not be: a backend behind the place where the log
 //! begins (its past is gone), or ahead of where the log ends (it holds what was never promised). Used by the server and by
 //! the simulator alike; no path, no thread, no clock.
+
+pub mod forced;
 
 use crate::ids::{LogIndex, MemberId};
 use crate::raft::log::{Install, LogError, LogStore, LogWrite};
@@ -22,7 +25,7 @@ use raft::eraftpb::{ConfState, Entry, EntryType, HardState};
 use std::sync::Arc;
 
 /// Term of the entries that a first start writes; the first leader is elected at the next one.
-const FIRST_TERM: u64 = 1;
+pub(crate) const FIRST_TERM: u64 = 1;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RecoveryError {

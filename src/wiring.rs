@@ -115,10 +115,10 @@ pub struct Running {
 }
 
 impl Running {
-    /// Ends all actors and waits for their threads. What they own is closed in order.
-    pub fn stop(mut self) {
-        self.system.stop();
+    /// Ends all actors, unless that is done, and waits for their threads. What they own is closed in order.
+    pub fn stop(&mut self) {
         if let Some(thread) = self.thread.take() {
+            self.system.stop();
             let _ = thread.join();
         }
     }

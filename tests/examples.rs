@@ -25,6 +25,26 @@ fn the_embedded_member_comes_back_with_all_it_had() {
     );
 }
 
+#[test]
+fn a_killed_leader_costs_a_second_and_no_write() {
+    run(
+        "failover",
+        None,
+        &[
+            "three members serve; m",
+            "writes are acknowledged; kill -9 m",
+            "does not take a write: ",
+            "writes are acknowledged again, after ",
+            "leads in term ",
+            "is started again on its data",
+            "has caught up, and follows",
+            "writes acknowledged, ",
+            "each member has all ",
+            "ok",
+        ],
+    );
+}
+
 const SERVICE_REGISTRY: &[&str] = &[
     "registered: a, b",
     "discovered at revision",

@@ -1,9 +1,12 @@
-//! What is measured. Each group starts with an empty server.
+//! What is measured with a lone server, and the loads that a cluster gets as well. Each group starts with an empty server.
 
+use crate::cluster::Cluster;
+use crate::clustered;
 use crate::disturbed::{self, Disturbance};
-use crate::h2load;
+use crate::h2load::{self, Load};
 use crate::server::{Server, now};
 use crate::table::Figure;
+use crate::target::Target;
 use crate::{Effort, Error};
 use castd_proto::etcdserverpb as pb;
 use castd_proto::etcdserverpb::kv_client::KvClient;
@@ -14,44 +17,67 @@ use std::pin::Pin;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 
 pub type Figures = Vec<(Figure, f64)>;
 type Running<'a> = Pin<Box<dyn Future<Output = Result<Figures, Error>> + 'a>>;
 
-pub struct Case {
+/// What is done with a lone [`Server`], or with a [`Cluster`].
+pub struct Case<On> {
     pub name: &'static str,
-    pub run: for<'a> fn(&'a mut Server, &'a Effort) -> Running<'a>,
+    pub run: for<'a> fn(&'a mut On, &'a Effort) -> Running<'a>,
+}
+
+/// Cases that one server, or one cluster, goes through after another.
+pub enum Group {
+    Lone(&'static [Case<Server>]),
+    Cluster(&'static [Case<Cluster>]),
+}
+
+impl Group {
+    pub fn names(&self) -> Vec<&'static str> {
+        match self {
+            Group::Lone(cases) => cases.iter().map(|case| case.name).collect(),
+            Group::Cluster(cases) => cases.iter().map(|case| case.name).collect(),
+        }
+    }
 }
 
 macro_rules! case {
     ($name:literal, $run:expr) => {
-        Case { name: $name, run: |server, effort| Box::pin($run(server, effort)) }
+        $crate::cases::Case { name: $name, run: |server, effort| Box::pin($run(server, effort)) }
     };
 }
+pub(crate) use case;
 
-pub const GROUPS: &[&[Case]] = &[
-    &[
-        case!("put-1", async |s: &mut Server, e: &Effort| put(s, e, 1, 5_000.0)),
-        case!("put-64", async |s: &mut Server, e: &Effort| put(s, e, 64, 200_000.0)),
-        case!("put-1000", async |s: &mut Server, e: &Effort| put(s, e, 1_000, 200_000.0)),
-        case!("range-1", async |s: &mut Server, e: &Effort| range(s, e, 1, 20_000.0, false)),
-        case!("range-64", async |s: &mut Server, e: &Effort| range(s, e, 64, 200_000.0, false)),
-        case!("range-1000", async |s: &mut Server, e: &Effort| range(s, e, 1_000, 200_000.0, false)),
-        case!("serializable-1", async |s: &mut Server, e: &Effort| range(s, e, 1, 20_000.0, true)),
-        case!("serializable-64", async |s: &mut Server, e: &Effort| range(s, e, 64, 200_000.0, true)),
-        case!("serializable-1000", async |s: &mut Server, e: &Effort| range(s, e, 1_000, 200_000.0, true)),
-    ],
-    &[case!("txn-64", async |s: &mut Server, e: &Effort| txn(s, e, 64, 100_000.0))],
+pub const GROUPS: &[Group] = &[
+    Group::Lone(&[
+        case!("put-1", async |s: &mut Server, e: &Effort| put(&Target::lone(s), e, 1, 5_000.0)),
+        case!("put-64", async |s: &mut Server, e: &Effort| put(&Target::lone(s), e, 64, 200_000.0)),
+        case!("put-1000", async |s: &mut Server, e: &Effort| put(&Target::lone(s), e, 1_000, 200_000.0)),
+        case!("range-1", async |s: &mut Server, e: &Effort| range(&Target::lone(s), e, 1, 20_000.0, false)),
+        case!("range-64", async |s: &mut Server, e: &Effort| range(&Target::lone(s), e, 64, 200_000.0, false)),
+        case!("range-1000", async |s: &mut Server, e: &Effort| range(&Target::lone(s), e, 1_000, 200_000.0, false)),
+        case!("serializable-1", async |s: &mut Server, e: &Effort| range(&Target::lone(s), e, 1, 20_000.0, true)),
+        case!("serializable-64", async |s: &mut Server, e: &Effort| range(&Target::lone(s), e, 64, 200_000.0, true)),
+        case!("serializable-1000", async |s: &mut Server, e: &Effort| {
+            range(&Target::lone(s), e, 1_000, 200_000.0, true)
+        }),
+    ]),
+    Group::Lone(&[case!("txn-64", async |s: &mut Server, e: &Effort| txn(&Target::lone(s), e, 64, 100_000.0))]),
     // The same reads of a key with one version: etcd reads a key more slowly the more of them there are.
-    &[
-        case!("fresh-range-64", async |s: &mut Server, e: &Effort| range(s, e, 64, 200_000.0, false)),
-        case!("fresh-range-1000", async |s: &mut Server, e: &Effort| range(s, e, 1_000, 200_000.0, false)),
-    ],
-    &[case!("watch-1000", watch), case!("keepalive", keep_alive)],
-    &[case!("load", load), case!("memory", memory), case!("restart", restart)],
+    Group::Lone(&[
+        case!("fresh-range-64", async |s: &mut Server, e: &Effort| range(&Target::lone(s), e, 64, 200_000.0, false)),
+        case!("fresh-range-1000", async |s: &mut Server, e: &Effort| {
+            range(&Target::lone(s), e, 1_000, 200_000.0, false)
+        }),
+    ]),
+    Group::Lone(&[
+        case!("watch-1000", async |s: &mut Server, e: &Effort| watch(&Target::lone(s), e).await),
+        case!("keepalive", keep_alive),
+    ]),
+    Group::Lone(&[case!("load", load), case!("memory", memory), case!("restart", restart)]),
     // A lone client sees each pause, many clients what is left of the throughput.
-    &[
+    Group::Lone(&[
         case!("put-idle-1", async |s: &mut Server, e: &Effort| disturbed::put(s, e, 1, Disturbance::None).await),
         case!("put-compacting-1", async |s: &mut Server, e: &Effort| {
             disturbed::put(s, e, 1, Disturbance::Compaction).await
@@ -59,8 +85,8 @@ pub const GROUPS: &[&[Case]] = &[
         case!("put-defragmenting-1", async |s: &mut Server, e: &Effort| {
             disturbed::put(s, e, 1, Disturbance::Defragmentation).await
         }),
-    ],
-    &[
+    ]),
+    Group::Lone(&[
         case!("put-idle-64", async |s: &mut Server, e: &Effort| disturbed::put(s, e, 64, Disturbance::None).await),
         case!("put-compacting-64", async |s: &mut Server, e: &Effort| {
             disturbed::put(s, e, 64, Disturbance::Compaction).await
@@ -68,7 +94,10 @@ pub const GROUPS: &[&[Case]] = &[
         case!("put-defragmenting-64", async |s: &mut Server, e: &Effort| {
             disturbed::put(s, e, 64, Disturbance::Defragmentation).await
         }),
-    ],
+    ]),
+    Group::Cluster(clustered::LOADS),
+    Group::Cluster(clustered::WATCH),
+    Group::Cluster(clustered::FAILOVER),
 ];
 
 /// 8 bytes.
@@ -86,27 +115,32 @@ fn figures(run: &h2load::Run) -> Figures {
     vec![(Figure::PerSecond, run.requests_per_second), (Figure::CpuMicroseconds, run.cpu_microseconds)]
 }
 
-fn put(server: &mut Server, effort: &Effort, clients: usize, count: f64) -> Result<Figures, Error> {
+pub fn put(target: &Target, effort: &Effort, clients: usize, count: f64) -> Result<Figures, Error> {
     let request = pb::PutRequest { key: KEY.into(), value: value().into(), ..Default::default() };
-    let run = h2load::run(server, "/etcdserverpb.KV/Put", &request, clients, scaled(effort, count))?;
-    Ok(figures(&run))
+    let count = scaled(effort, count);
+    let load = Load { path: "/etcdserverpb.KV/Put", request: &request, answer_bytes_min: 1, clients, count };
+    Ok(figures(&h2load::run(target, &load)?))
 }
 
-fn range(
-    server: &mut Server,
+pub fn range(
+    target: &Target,
     effort: &Effort,
     clients: usize,
     count: f64,
     serializable: bool,
 ) -> Result<Figures, Error> {
-    put(server, effort, 1, 0.0)?;
+    put(target, effort, 1, 0.0)?;
     let request = pb::RangeRequest { key: KEY.into(), serializable, ..Default::default() };
-    let run = h2load::run(server, "/etcdserverpb.KV/Range", &request, clients, scaled(effort, count))?;
-    Ok(figures(&run))
+    let count = scaled(effort, count);
+    let answer_bytes_min = value().len();
+    let load = Load { path: "/etcdserverpb.KV/Range", request: &request, answer_bytes_min, clients, count };
+    Ok(figures(&h2load::run(target, &load)?))
 }
 
 /// A compare-and-swap as locks use it: one compare, one put, one get.
-fn txn(server: &mut Server, effort: &Effort, clients: usize, count: f64) -> Result<Figures, Error> {
+fn txn(target: &Target, effort: &Effort, clients: usize, count: f64) -> Result<Figures, Error> {
+    // Without the key the comparison fails, and nothing is put.
+    self::put(target, effort, 1, 0.0)?;
     let put = pb::PutRequest { key: KEY.into(), value: value().into(), ..Default::default() };
     let get = pb::RangeRequest { key: KEY.into(), ..Default::default() };
     let compare = pb::Compare {
@@ -124,28 +158,25 @@ fn txn(server: &mut Server, effort: &Effort, clients: usize, count: f64) -> Resu
         ],
         failure: Vec::new(),
     };
-    let run = h2load::run(server, "/etcdserverpb.KV/Txn", &request, clients, scaled(effort, count))?;
-    Ok(figures(&run))
-}
-
-pub async fn channel(server: &Server) -> Result<Channel, Error> {
-    Ok(Channel::from_shared(server.url())?.connect().await?)
+    let (answer_bytes_min, count) = (value().len(), scaled(effort, count));
+    let load = Load { path: "/etcdserverpb.KV/Txn", request: &request, answer_bytes_min, clients, count };
+    Ok(figures(&h2load::run(target, &load)?))
 }
 
 /// One writer, 1,000 watchers of its key on ten connections: events delivered in a second.
-async fn watch(server: &mut Server, effort: &Effort) -> Result<Figures, Error> {
+pub async fn watch(target: &Target<'_>, effort: &Effort) -> Result<Figures, Error> {
     const CONNECTIONS: usize = 10;
     const WATCHERS_EACH: usize = 100;
     let puts = scaled(effort, 2_000.0).max(10);
     let mut readers = Vec::new();
-    for _ in 0..CONNECTIONS {
+    for server in target.endpoints.iter().cycle().take(CONNECTIONS) {
         let (requests, receiver) = mpsc::channel(WATCHERS_EACH);
         for _ in 0..WATCHERS_EACH {
             let create = pb::WatchCreateRequest { key: KEY.into(), ..Default::default() };
             let create = watch_request::RequestUnion::CreateRequest(create);
             requests.send(pb::WatchRequest { request_union: Some(create) }).await?;
         }
-        let mut client = WatchClient::new(channel(server).await?).max_decoding_message_size(64 << 20);
+        let mut client = WatchClient::new(server.channel().await?).max_decoding_message_size(64 << 20);
         let mut answers = client.watch(ReceiverStream::new(receiver)).await?.into_inner();
         for _ in 0..WATCHERS_EACH {
             let created = answers.next().await.ok_or("the watch stream ended")??;
@@ -162,9 +193,9 @@ async fn watch(server: &mut Server, effort: &Effort) -> Result<Figures, Error> {
             Ok::<usize, Error>(events)
         }));
     }
-    let cpu_before = server.cpu()?;
+    let cpu_before = target.cpu()?;
     let started = now();
-    let mut writer = KvClient::new(channel(server).await?);
+    let mut writer = KvClient::new(target.first()?.channel().await?);
     for _ in 0..puts {
         writer.put(pb::PutRequest { key: KEY.into(), value: value().into(), ..Default::default() }).await?;
     }
@@ -173,7 +204,7 @@ async fn watch(server: &mut Server, effort: &Effort) -> Result<Figures, Error> {
         events += reader.await??;
     }
     let took = started.elapsed();
-    let cpu = server.cpu()?.saturating_sub(cpu_before);
+    let cpu = target.cpu()?.saturating_sub(cpu_before);
     Ok(vec![
         (Figure::PerSecond, events as f64 / took.as_secs_f64()),
         (Figure::CpuMicroseconds, cpu.as_secs_f64() * 1e6 / events as f64),
@@ -185,7 +216,7 @@ async fn keep_alive(server: &mut Server, effort: &Effort) -> Result<Figures, Err
     const LEASES: i64 = 1_000;
     const UNDER_WAY: usize = 256;
     let count = scaled(effort, 200_000.0).max(1_000);
-    let mut client = LeaseClient::new(channel(server).await?);
+    let mut client = LeaseClient::new(server.channel().await?);
     for id in 1..=LEASES {
         client.lease_grant(pb::LeaseGrantRequest { ttl: 600, id }).await?;
     }
@@ -223,7 +254,7 @@ async fn load(server: &mut Server, effort: &Effort) -> Result<Figures, Error> {
     let started = now();
     let mut clients = Vec::new();
     for client in 0..CLIENTS {
-        let mut kv = KvClient::new(channel(server).await?);
+        let mut kv = KvClient::new(server.channel().await?);
         let keys = effort.load_keys;
         clients.push(tokio::spawn(async move {
             let mut next = client * BATCH;
@@ -260,11 +291,4 @@ async fn memory(server: &mut Server, _: &Effort) -> Result<Figures, Error> {
 async fn restart(server: &mut Server, _: &Effort) -> Result<Figures, Error> {
     let took = server.restart().await?;
     Ok(vec![(Figure::Milliseconds, took.as_secs_f64() * 1e3), (Figure::Megabytes, server.memory()? as f64 / 1e6)])
-}
-
-/// Where the clients connect; printed when something fails.
-impl std::fmt::Debug for Server {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "server at {}", self.address())
-    }
 }

@@ -7,7 +7,7 @@
 //! Each client sends its next put when the last was answered. A server that stops for the disturbance so answers few puts
 //! meanwhile, and each of those late: look at the worst.
 
-use crate::cases::{Figures, KEY, channel, scaled, value};
+use crate::cases::{Figures, KEY, scaled, value};
 use crate::server::{Server, now};
 use crate::table::Figure;
 use crate::{Effort, Error};
@@ -38,8 +38,8 @@ pub enum Disturbance {
 
 pub async fn put(server: &Server, effort: &Effort, clients: usize, disturbance: Disturbance) -> Result<Figures, Error> {
     let newest = history(server, effort).await?;
-    let mut kv = KvClient::new(channel(server).await?);
-    let mut maintenance = MaintenanceClient::new(channel(server).await?);
+    let mut kv = KvClient::new(server.channel().await?);
+    let mut maintenance = MaintenanceClient::new(server.channel().await?);
     let compaction = pb::CompactionRequest { revision: newest, physical: true };
     if disturbance == Disturbance::Defragmentation {
         kv.compact(compaction).await?;
@@ -47,7 +47,7 @@ pub async fn put(server: &Server, effort: &Effort, clients: usize, disturbance: 
     let ended = Arc::new(AtomicBool::new(false));
     let mut putting = Vec::new();
     for _ in 0..clients {
-        let (kv, ended) = (KvClient::new(channel(server).await?), Arc::clone(&ended));
+        let (kv, ended) = (KvClient::new(server.channel().await?), Arc::clone(&ended));
         let puts = match disturbance {
             Disturbance::None => (scaled(effort, IDLE_PUTS) as usize / clients).max(PUTS_MIN),
             Disturbance::Compaction | Disturbance::Defragmentation => PUTS_MIN,
@@ -98,7 +98,7 @@ async fn history(server: &Server, effort: &Effort) -> Result<i64, Error> {
     let keys = puts / VERSIONS_EACH;
     let mut writers = Vec::new();
     for writer in 0..WRITERS {
-        let mut kv = KvClient::new(channel(server).await?);
+        let mut kv = KvClient::new(server.channel().await?);
         writers.push(tokio::spawn(async move {
             let mut next = writer * BATCH;
             while next < puts {
@@ -116,6 +116,6 @@ async fn history(server: &Server, effort: &Effort) -> Result<i64, Error> {
     for writer in writers {
         writer.await??;
     }
-    let status = MaintenanceClient::new(channel(server).await?).status(pb::StatusRequest {}).await?;
+    let status = MaintenanceClient::new(server.channel().await?).status(pb::StatusRequest {}).await?;
     Ok(status.into_inner().header.ok_or("no header")?.revision)
 }

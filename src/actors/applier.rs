@@ -225,8 +225,8 @@ impl Applier {
         }
         for changed in applied.membership {
             self.log_membership(&changed);
-            if let Some(change) = changed.raft {
-                self.links.conf_change_applied.do_send(ConfChangeApplied { change });
+            if let Some(applied) = changed.raft {
+                self.links.conf_change_applied.do_send(ConfChangeApplied { applied });
             }
         }
         self.links.applied.do_send(raft_node::Applied { index: self.machine.applied() });

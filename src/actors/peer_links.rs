@@ -174,8 +174,7 @@ impl PeerLinks {
         let Some(child) = self.children.remove(&peer) else { return };
         child.link.do_send(Retire);
         info!(self.log, "removed remote peer"; "local-member-id" => %self.own(), "removed-remote-peer-id" => %peer);
-        let (own, remote) = (self.own().to_string(), peer.to_string());
-        let _ = self.metrics.network.known_peers.remove_label_values(&[&own, &remote]);
+        self.metrics.network.forget_peer(&self.own().to_string(), &peer.to_string());
         if self.connections.0.remove(&peer).is_some() {
             self.links.connections.store(self.connections.clone());
         }
@@ -247,7 +246,7 @@ impl Handler<PeerIntroduced> for PeerLinks {
     type Result = ();
 
     fn handle(&mut self, introduced: PeerIntroduced, context: &mut Self::Context) {
-        if introduced.peer != self.own() && self.roster.introduce(introduced.peer, introduced.urls) {
+        if introduced.peer != self.own() && self.roster.introduce(introduced.peer, introduced.urls, self.clock.now()) {
             self.follow_roster(&context.address());
         }
     }

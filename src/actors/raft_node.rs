@@ -16,9 +16,12 @@ use crate::actors::snapshotter::{LogCut, SnapshotOffered, SnapshotSent, Snapshot
 use crate::cast::{Published, Reply, RequestError};
 use crate::ids::{LeaseId, LogIndex, MemberId, RequestId, Term};
 use crate::lease::Grant;
+use crate::peer::quiet::Quiet;
 use crate::peer::service::InboundRoom;
+use crate::raft::conf_change::AppliedConfChange;
 use crate::raft::forwarded::ForwardedProposal;
 use crate::raft::node::{Effect, MemberProgress, Node, Proposal, READ_RETRY, RaftError, Status};
+use crate::raft::punctuality::Punctuality;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::{Span, SpanContext};
@@ -26,7 +29,7 @@ use actix::{Actor, AsyncContext, Context, Handler, Message, MessageResult, Recip
 use bytes::Bytes;
 use castd_proto::castdpb;
 use prost::Message as _;
-use raft::eraftpb::{ConfChangeV2, Entry, EntryType};
+use raft::eraftpb::{Entry, EntryType, Message as RaftMessage, MessageType};
 use slog::Logger;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -131,7 +134,7 @@ pub struct Applied {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct ConfChangeApplied {
-    pub change: ConfChangeV2,
+    pub applied: AppliedConfChange,
 }
 
 /// Event, from the LeaseKeeper: nobody kept these leases alive. Void when `term` is no longer ours.
@@ -212,6 +215,8 @@ pub struct RaftNode {
     batch_bytes: usize,
     batch_since: Duration,
     settle_is_due: bool,
+    punctuality: Punctuality,
+    late_heartbeats: Quiet<u64>,
 }
 
 impl RaftNode {
@@ -224,6 +229,8 @@ impl RaftNode {
         log: Logger,
     ) -> Self {
         RaftNode {
+            punctuality: Punctuality::new(node.heartbeat_interval()),
+            late_heartbeats: Quiet::default(),
             node,
             links,
             clock,
@@ -275,15 +282,18 @@ impl RaftNode {
         let mut effects = std::mem::take(&mut self.effects);
         self.node.settle(now, &mut effects);
         for effect in effects.drain(..) {
-            self.carry_out(effect);
+            self.carry_out(effect, now);
         }
         self.effects = effects;
         self.metrics.server.proposals_pending.set(self.writes_waiting);
     }
 
-    fn carry_out(&mut self, effect: Effect) {
+    fn carry_out(&mut self, effect: Effect, now: Duration) {
         match effect {
-            Effect::Send(messages) => self.links.peer_links.do_send(Send { messages }),
+            Effect::Send(messages) => {
+                self.watch_heartbeats(&messages, now);
+                self.links.peer_links.do_send(Send { messages });
+            }
             Effect::Forward { to, requests } => self.links.forward.do_send(Forward { to, requests }),
             Effect::AppendLog(write) => {
                 let spans = self.spans_of_write();
@@ -364,6 +374,21 @@ impl RaftNode {
         }
     }
 
+    /// In etcd's words.
+    fn watch_heartbeats(&mut self, messages: &[RaftMessage], now: Duration) {
+        let heartbeats = messages.iter().filter(|message| message.get_msg_type() == MessageType::MsgHeartbeat);
+        for heartbeat in heartbeats {
+            let Some(late) = self.punctuality.sent(heartbeat.to, now) else { continue };
+            self.metrics.server.heartbeat_send_failures.inc();
+            if self.late_heartbeats.may_say(heartbeat.to, now) {
+                slog::warn!(self.log, "leader failed to send out heartbeat on time; took too long, leader is overloaded \
+                    likely from slow disk"; "to" => %MemberId(heartbeat.to),
+                    "heartbeat-interval" => ?self.node.heartbeat_interval(),
+                    "expected-duration" => ?self.punctuality.at_most(), "exceeded-duration" => ?late);
+            }
+        }
+    }
+
     /// It is applied, or will not be: nobody waits any more for it to go into the log.
     fn forget_sampled(&mut self, span: &Span, request: Option<RequestId>) {
         if span.is_recording() {
@@ -404,6 +429,7 @@ impl RaftNode {
         if before.is_some_and(|before| before.term == status.term && before.leader == status.leader) {
             return;
         }
+        self.punctuality.forget();
         let leader_before = before.and_then(|before| before.leader);
         if leader_before != status.leader {
             // In the words of etcd's raft, which people grep for.
@@ -604,9 +630,9 @@ impl Handler<Applied> for RaftNode {
 impl Handler<ConfChangeApplied> for RaftNode {
     type Result = ();
 
-    fn handle(&mut self, applied: ConfChangeApplied, context: &mut Self::Context) {
-        if let Err(error) = self.node.conf_change_applied(&applied.change) {
-            crate::process::fatal(&self.log, &format!("raft refused an applied membership change: {error}"));
+    fn handle(&mut self, event: ConfChangeApplied, context: &mut Self::Context) {
+        if let Err(error) = self.node.conf_change_applied(&event.applied) {
+            crate::process::fatal(&self.log, &format!("raft did not follow an applied membership change: {error}"));
         }
         self.batch(0, self.clock.now(), context);
     }

@@ -94,8 +94,11 @@ pub struct ListenSettings {
     pub keepalive_timeout: Duration,
     /// How long an HTTP/1.1 connection may be idle.
     pub idle_timeout: Duration,
-    /// The largest body of a request, or message of gRPC; see `max_decoding_message_size` of each service, too.
+    /// The largest body of an HTTP request.
     pub request_body_bytes_max: usize,
+    /// The largest message of gRPC that may wait for its end here. No service may take larger ones: what is announced as
+    /// longer goes through to it uncounted, to be refused.
+    pub message_bytes_max: usize,
     /// Requests over HTTP/2 that are not gRPC, in flight at once; further ones are answered 503.
     pub bridged_requests_max: usize,
     /// Threads that run the [`HttpApp`].
@@ -115,6 +118,7 @@ impl ListenSettings {
             keepalive_timeout: Duration::from_secs(20),
             idle_timeout: Duration::from_secs(120),
             request_body_bytes_max: 2 << 20,
+            message_bytes_max: 2 << 20,
             bridged_requests_max: 16_384,
             http_threads: 1,
         }

@@ -18,6 +18,8 @@ use crate::peer::inquiry::{self, InquiryError};
 use crate::raft::log::LogStore;
 use crate::recovery;
 use crate::telemetry::clock::Clock;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use slog::{Logger, info, warn};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -29,7 +31,7 @@ const DESCRIBED_WITHIN: Duration = Duration::from_secs(10);
 /// A name that is not known yet is asked for again,
 const LOOKUP_PAUSE: Duration = Duration::from_secs(1);
 /// for so long in all.
-const LOOKUPS_WITHIN: Duration = Duration::from_secs(30);
+pub(crate) const LOOKUPS_WITHIN: Duration = Duration::from_secs(30);
 /// Clusters of a release before this one cannot be joined.
 const OLDEST_VERSION: (u64, u64) = (3, 0);
 
@@ -67,7 +69,13 @@ pub fn first_start(
     log: &Logger,
 ) -> Result<FirstStart, BootError> {
     let until = clock.now() + LOOKUPS_WITHIN;
-    let mut resolve = |host: &str| resolve(host, || clock.now() < until);
+    let mut resolve = |host: &str| {
+        let may_go_on = |error: &str| {
+            warn!(log, "failed to resolve URL Host"; "host" => host, "retry-interval" => ?LOOKUP_PAUSE, "error" => error);
+            clock.now() < until
+        };
+        resolve(host, may_go_on)
+    };
     match config.initial_cluster_state {
         InitialClusterState::New => found(config, log_store, &mut resolve, log),
         InitialClusterState::Existing => join(config, log_store, &mut resolve, log),
@@ -141,14 +149,17 @@ fn urls_of_others(cluster: &ClusterMap, own: &str) -> Vec<Url> {
     cluster.iter().filter(|(name, _)| *name != own).flat_map(|(_, urls)| urls.iter().cloned()).collect()
 }
 
-/// The cluster as the first of `urls` describes it that answers.
+/// The cluster as the first of `urls` describes it that answers. All are asked at once: members that are founding it
+/// together do not answer yet, and would each be waited for.
 fn ask(urls: &[Url], timeout: Duration, log: &Logger) -> Result<Option<RemoteCluster>, FirstStartError> {
     if urls.is_empty() {
         return Ok(None);
     }
     asking(async {
-        for url in urls {
-            match inquiry::members(url, timeout).await {
+        let question = async |url| (url, inquiry::members(url, timeout).await);
+        let mut answers: FuturesUnordered<_> = urls.iter().map(question).collect();
+        while let Some((url, answer)) = answers.next().await {
+            match answer {
                 Ok(cluster) => return Some(cluster),
                 Err(error) => tell_unanswered(log, "failed to get cluster response", url, &error),
             }
@@ -203,15 +214,16 @@ fn asking<T>(question: impl Future<Output = T>) -> Result<T, FirstStartError> {
 }
 
 /// As etcd does, again and again as long as it may: the other machine's name may come with it.
-fn resolve(host: &str, may_go_on: impl Fn() -> bool) -> Result<IpAddr, String> {
+pub(crate) fn resolve(host: &str, may_go_on: impl Fn(&str) -> bool) -> Result<IpAddr, String> {
     use std::net::ToSocketAddrs as _;
     loop {
         let looked_up = (host, 0).to_socket_addrs().map_err(|error| error.to_string());
         let found = looked_up.and_then(|mut found| {
             found.next().map(|address| address.ip()).ok_or_else(|| format!("{host} has no address"))
         });
-        if found.is_ok() || !may_go_on() {
-            return found;
+        match &found {
+            Err(error) if may_go_on(error) => {}
+            _ => return found,
         }
         std::thread::sleep(LOOKUP_PAUSE);
     }
@@ -224,13 +236,37 @@ mod tests {
     #[test]
     fn a_name_is_asked_for_as_long_as_there_is_time() {
         let asked = std::cell::Cell::new(0);
-        let may_go_on = || {
+        let may_go_on = |_: &str| {
             asked.set(asked.get() + 1);
             asked.get() < 2
         };
         assert!(resolve("name.invalid", may_go_on).is_err());
         assert_eq!(asked.get(), 2);
-        assert_eq!(resolve("127.0.0.1", || false), Ok(IpAddr::from([127, 0, 0, 1])));
+        assert_eq!(resolve("127.0.0.1", |_| false), Ok(IpAddr::from([127, 0, 0, 1])));
+    }
+
+    #[test]
+    fn one_that_does_not_answer_keeps_nobody_from_it() {
+        use std::io::{Read as _, Write as _};
+        let listener = || std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = |listener: &std::net::TcpListener| {
+            Url::parse(&format!("http://{}", listener.local_addr().expect("bound"))).expect("a URL")
+        };
+        let (silent, member) = (listener(), listener());
+        let urls = [url(&silent), url(&member)];
+        let (ended, silence) = std::sync::mpsc::channel::<()>();
+        std::thread::spawn(move || {
+            let (mut stream, _) = member.accept().expect("somebody asks");
+            let read = stream.read(&mut [0; 4096]).expect("a question");
+            assert!(read > 0);
+            let answer = "HTTP/1.1 200 OK\r\nX-Etcd-Cluster-Id: 1\r\nContent-Length: 2\r\n\r\n[]";
+            stream.write_all(answer.as_bytes()).expect("an answer");
+            let _ = silence.recv();
+        });
+        // For ever, as far as a test is concerned.
+        let cluster = ask(&urls, Duration::from_secs(3600), &Logger::root(slog::Discard, slog::o!()));
+        assert_eq!(cluster.expect("a runtime").expect("an answer").id.0, 1);
+        drop(ended);
     }
 
     #[test]

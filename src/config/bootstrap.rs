@@ -75,13 +75,7 @@ impl Config {
         resolve: &mut dyn FnMut(&str) -> Result<IpAddr, String>,
     ) -> Result<ClusterMap, BootstrapError> {
         let cluster = self.initial_cluster_map()?;
-        let Some(own) = cluster.get(&self.name) else {
-            return Err(BootstrapError::NoLocalName(self.name.clone()));
-        };
-        self.verify_advertised(own, resolve)?;
-        if cluster.has_duplicate_url() {
-            return Err(BootstrapError::DuplicateUrl(cluster.to_string()));
-        }
+        verify_member(&cluster, &self.name, &self.initial_advertise_peer_urls, resolve)?;
         if cluster.to_string().is_empty() && self.discovery.endpoints.is_empty() {
             return Err(BootstrapError::Unset);
         }
@@ -105,34 +99,52 @@ impl Config {
         }
         Ok(cluster)
     }
+}
 
-    fn verify_advertised(
-        &self,
-        own: &UrlSet,
-        resolve: &mut dyn FnMut(&str) -> Result<IpAddr, String>,
-    ) -> Result<(), BootstrapError> {
-        let advertised = &self.initial_advertise_peer_urls;
-        let Err(reason) = same_places(advertised, own, resolve) else { return Ok(()) };
-        let missing_from = |from: &UrlSet, all: &UrlSet| -> Vec<String> {
-            let has = from.texts();
-            let mut missing: Vec<String> =
-                all.texts().into_iter().filter(|url| !has.contains(url)).map(str::to_owned).collect();
-            missing.dedup();
-            missing
-        };
-        let cluster = from_name(&self.name, advertised);
-        let missing = missing_from(advertised, own);
-        if !missing.is_empty() {
-            let missing: Vec<String> = missing.iter().map(|url| format!("{}={url}", self.name)).collect();
-            let (missing, advertised) = (missing.join(","), advertised.to_string());
-            return Err(BootstrapError::NotAdvertised { missing, advertised, reason });
-        }
-        let missing = missing_from(own, advertised);
-        if !missing.is_empty() {
-            return Err(BootstrapError::NotInCluster { missing: missing.join(","), cluster });
-        }
-        Err(BootstrapError::Unresolved { advertised: advertised.to_string(), cluster, reason })
+/// etcd's checks of one member of a cluster to be founded: it is in it, once, and says the same of itself.
+///
+/// # Errors
+/// [`BootstrapError`].
+pub fn verify_member(
+    cluster: &ClusterMap,
+    name: &str,
+    advertised: &UrlSet,
+    resolve: &mut dyn FnMut(&str) -> Result<IpAddr, String>,
+) -> Result<(), BootstrapError> {
+    let own = cluster.get(name).ok_or_else(|| BootstrapError::NoLocalName(name.to_owned()))?;
+    verify_advertised(name, advertised, own, resolve)?;
+    if cluster.has_duplicate_url() {
+        return Err(BootstrapError::DuplicateUrl(cluster.to_string()));
     }
+    Ok(())
+}
+
+fn verify_advertised(
+    name: &str,
+    advertised: &UrlSet,
+    own: &UrlSet,
+    resolve: &mut dyn FnMut(&str) -> Result<IpAddr, String>,
+) -> Result<(), BootstrapError> {
+    let Err(reason) = same_places(advertised, own, resolve) else { return Ok(()) };
+    let missing_from = |from: &UrlSet, all: &UrlSet| -> Vec<String> {
+        let has = from.texts();
+        let mut missing: Vec<String> =
+            all.texts().into_iter().filter(|url| !has.contains(url)).map(str::to_owned).collect();
+        missing.dedup();
+        missing
+    };
+    let cluster = from_name(name, advertised);
+    let missing = missing_from(advertised, own);
+    if !missing.is_empty() {
+        let missing: Vec<String> = missing.iter().map(|url| format!("{name}={url}")).collect();
+        let (missing, advertised) = (missing.join(","), advertised.to_string());
+        return Err(BootstrapError::NotAdvertised { missing, advertised, reason });
+    }
+    let missing = missing_from(own, advertised);
+    if !missing.is_empty() {
+        return Err(BootstrapError::NotInCluster { missing: missing.join(","), cluster });
+    }
+    Err(BootstrapError::Unresolved { advertised: advertised.to_string(), cluster, reason })
 }
 
 pub(super) fn from_name(name: &str, peer_urls: &UrlSet) -> String {

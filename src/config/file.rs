@@ -8,7 +8,7 @@ use std::io;
 use config::{ConfigError, File, Map, Source, Value as FileValue, ValueKind};
 
 use super::flag::{FileKey, Flag, Kind};
-use super::go::{self, quote};
+use super::go::{self, quote, system_text};
 use super::settings::{Settings, Value, ValueError};
 use super::table;
 use super::yaml::{GoYaml, YamlError, kind_word};
@@ -72,14 +72,6 @@ fn yaml_error(error: ConfigError) -> FileError {
         Ok(error) => FileError::Yaml(*error),
         Err(other) => FileError::Yaml(YamlError::Syntax { line: None, text: other.to_string() }),
     }
-}
-
-/// As the system's C library puts it, which is how Go does.
-fn system_text(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or("");
-    let mut letters = text.chars();
-    letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
 }
 
 /// Unused keys that are remembered; a file that is not a configuration at all has any number.

@@ -59,6 +59,14 @@ fn is_printable(c: char) -> bool {
     shown_as_is || (!c.is_control() && !c.is_whitespace() && c.is_alphanumeric())
 }
 
+/// As the system's C library puts it, which is how Go does: `no such file or directory`.
+pub fn system_text(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or("");
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
+}
+
 /// `strconv.ParseBool`.
 pub fn parse_bool(text: &str) -> Option<bool> {
     match text {

@@ -29,7 +29,7 @@ mod typed;
 mod validate;
 mod yaml;
 
-pub use bootstrap::BootstrapError;
+pub use bootstrap::{BootstrapError, verify_member};
 pub use gates::FeatureGates;
 pub use help::{GIT_SHA, GO_VERSION, flags_text, go_architecture, usage, version_text};
 pub use not_yet::{NotYet, Severity};

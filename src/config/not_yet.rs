@@ -87,7 +87,6 @@ const REFUSED: &[(&str, Asked, &str)] = &[
     ("discovery", |c| !c.discovery.v2_url.is_empty(), "v2 discovery is not served yet"),
     ("discovery-endpoints", |c| !c.discovery.endpoints.is_empty(), "v3 discovery is not served yet"),
     ("discovery-srv", |c| !c.discovery.srv_domain.is_empty(), "discovery by DNS is not served yet"),
-    ("force-new-cluster", |c| c.force_new_cluster, "turning a member into a cluster of one is not served yet"),
 ];
 
 #[rustfmt::skip]
@@ -154,7 +153,6 @@ mod tests {
             (&["--discovery=http://d:1/x", "--initial-cluster="], "discovery", Severity::Refuse),
             (&["--discovery-srv=example.com"], "discovery-srv", Severity::Refuse),
             (&["--discovery-token=t", "--discovery-endpoints=e"], "discovery-endpoints", Severity::Refuse),
-            (&["--force-new-cluster"], "force-new-cluster", Severity::Refuse),
             (
                 &["--listen-peer-urls=unixs:///p", "--peer-cert-file=a", "--peer-key-file=b"],
                 "listen-peer-urls",

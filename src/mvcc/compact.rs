@@ -180,6 +180,12 @@ pub(super) fn load_revision(backend: &dyn Backend, name: &'static str) -> Result
     RowKey::decode(&row).map(|key| Some(key.main.0)).ok_or(StoreError::MetaDamaged(name))
 }
 
+/// The rows of a store at `revision`, whose whole past has been compacted. Its rows of keys go once it is opened.
+pub fn put_compacted(batch: &mut WriteBatch, revision: Revision) {
+    save_revision(batch, super::REVISION_ROW, revision.0);
+    save_revision(batch, SCHEDULED_ROW, revision.0);
+}
+
 pub(super) fn save_revision(batch: &mut WriteBatch, name: &'static str, revision: i64) {
     batch.put(Table::Meta, name.as_bytes(), RowKey::first_of(Revision(revision)).encode().to_vec());
 }

@@ -41,13 +41,14 @@ mod view;
 mod tests;
 
 pub use changes::{CatchUp, Changes, Event, EventKind};
-pub use compact::{Deleted, FINISHED_ROW, Left, SCHEDULED_ROW};
+pub use compact::{Deleted, FINISHED_ROW, Left, SCHEDULED_ROW, put_compacted};
 pub use compaction_hashes::{Compacted, CompactionHashes};
 pub use counts::OpCounts;
 pub use error::{MvccError, RequestError, StoreError};
 pub use hash::HashKv;
 pub use read::{Pair, RangeOutcome};
 pub use revision::{EncodedRowKey, RowKey};
+pub(crate) use row::key_of;
 pub use slice::{Answer, Leases, Slice};
 pub use store::{REVISION_ROW, Store};
 pub use view::{RangeCursor, View};

@@ -69,6 +69,11 @@ pub(crate) fn bytes(key: RowKey, pair: &KeyValue) -> u32 {
     u32::try_from(key.encode().len() + pair.encoded_len()).unwrap_or(u32::MAX)
 }
 
+/// The key that a row is of.
+pub(crate) fn key_of(row: &[u8]) -> Option<&[u8]> {
+    row.get(fields(row)?.key)
+}
+
 /// The row as a message whose key and value share the row's memory.
 pub(crate) fn key_value(row: &Bytes) -> Option<KeyValue> {
     let fields = fields(row)?;

@@ -109,7 +109,8 @@ impl CarriesSnapshots for Courier {
         let (to, index, bytes) = (parcel.to, parcel.snapshot.position().index, parcel.snapshot.bytes());
         let network = &self.metrics.network;
         let label = [&*to.to_string()];
-        network.snapshot_send_inflights.with_label_values(&label).inc();
+        let inflights = network.snapshot_send_inflights.with_label_values(&label);
+        inflights.inc();
         let started = self.clock.now();
         info!(self.log, "sending database snapshot"; "snapshot-index" => index.0, "remote-peer-id" => %to,
             "bytes" => bytes, "size" => sized(bytes));
@@ -123,7 +124,7 @@ impl CarriesSnapshots for Courier {
             carried
         });
         let took = self.clock.now().saturating_sub(started);
-        network.snapshot_send_inflights.with_label_values(&label).dec();
+        inflights.dec();
         if carried.is_ok() {
             info!(self.log, "sent database snapshot"; "snapshot-index" => index.0, "remote-peer-id" => %to,
                 "bytes" => bytes, "size" => sized(bytes), "took" => ?took);

@@ -38,7 +38,7 @@ mod tests;
 pub mod wire;
 
 use crate::cast::Identity;
-use crate::config::ETCD_VERSION;
+use crate::config::{Config, ETCD_VERSION};
 use crate::ids::MemberId;
 use castd_proto::castdpb::{PeerIdentity, PeerLane};
 use raft::eraftpb::{Message, MessageType};
@@ -48,6 +48,11 @@ use std::time::Duration;
 pub const ENVELOPE_BYTES: usize = 1 << 20;
 /// The largest envelope that is read, beside `--max-request-bytes`.
 pub const FRAME_BYTES_MAX: usize = 64 << 20;
+
+/// The largest envelope that this member reads.
+pub fn frame_bytes_max(config: &Config) -> usize {
+    FRAME_BYTES_MAX + config.max_request_bytes as usize
+}
 
 /// How this member talks to its peers.
 #[derive(Clone, Debug)]

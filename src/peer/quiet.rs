@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 const REPEAT_AFTER: Duration = Duration::from_secs(30);
-/// Subjects remembered; beyond, all are forgotten and may speak again.
+/// Subjects remembered. Whoever invents more, such as ids of members, is not written down: so many lines in a while are all.
 const SUBJECTS_MAX: usize = 256;
 
 /// When each subject was last spoken of.
@@ -26,7 +26,10 @@ impl<S: Ord> Quiet<S> {
             return false;
         }
         if self.spoken.len() >= SUBJECTS_MAX {
-            self.spoken.clear();
+            self.spoken.retain(|_, spoken| now < *spoken + REPEAT_AFTER);
+            if self.spoken.len() >= SUBJECTS_MAX {
+                return false;
+            }
         }
         self.spoken.insert(subject, now);
         true
@@ -52,5 +55,17 @@ mod tests {
         assert!(quiet.may_say("refused", at(30)));
         quiet.forget();
         assert!(quiet.may_say("refused", at(31)));
+    }
+
+    #[test]
+    fn whoever_invents_subjects_gets_so_many_lines_and_no_more() {
+        let mut quiet = Quiet::default();
+        let lines = |quiet: &mut Quiet<u64>, at| {
+            let at = Duration::from_secs(at);
+            (0..10_000).filter(|subject| quiet.may_say(subject + at.as_secs() * 10_000, at)).count()
+        };
+        assert_eq!(lines(&mut quiet, 0), SUBJECTS_MAX);
+        assert_eq!(lines(&mut quiet, 29), 0);
+        assert_eq!(lines(&mut quiet, 30), SUBJECTS_MAX);
     }
 }

@@ -221,7 +221,8 @@ impl Inner {
         };
         let network = &self.metrics.network;
         let label = [&*offer.from.to_string()];
-        network.snapshot_receive_inflights.with_label_values(&label).inc();
+        let inflights = network.snapshot_receive_inflights.with_label_values(&label);
+        inflights.inc();
         let started = self.clock.now();
         info!(self.log, "receiving database snapshot"; "local-member-id" => %self.own.member,
             "remote-snapshot-sender-id" => %offer.from, "incoming-snapshot-index" => offer.id.position.index.0,
@@ -258,7 +259,7 @@ impl Inner {
                 Err(error)
             }
         };
-        network.snapshot_receive_inflights.with_label_values(&label).dec();
+        inflights.dec();
         let took = self.clock.now().saturating_sub(started);
         match &outcome {
             Ok(None) => {

@@ -215,7 +215,7 @@ async fn a_peer_that_moves_is_dialled_at_its_new_place_and_one_that_leaves_is_le
     soon(other_door.is_unused()).await;
     a.send(vec![append(A, B, 1, 10)]);
     a.is_told_unreachable(B).await;
-    assert!(!a.metrics.render().contains("etcd_network_known_peers{Local=\"a\",Remote=\"b\"}"));
+    assert_eq!(peers_on(&a.metrics.render()), 0, "{}", a.metrics.render());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -318,6 +318,55 @@ async fn whoever_is_refused_is_told_why_in_etcds_words() {
         assert_eq!((status.code(), status.message()), (code, text));
     }
     assert!(b.nothing_came(), "raft saw something of it");
+}
+
+/// Each on a stream that stays open, with the right cluster.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_that_somebody_makes_up_get_so_many_places_and_no_more() {
+    let mut b = End::start(B, Clock::start()).await;
+    b.knows(&[(A, vec!["http://127.0.0.1:1".to_owned()]), (B, vec![b.url()])]);
+    let (client, mut places) = (client(&b).await, Vec::new());
+    let open = async |id: MemberId| {
+        let mut client = client.clone();
+        let peer_urls = vec!["http://127.0.0.1:1".to_owned()];
+        let envelope = PeerEnvelope { lane: PeerLane::Bulk.into(), peer_urls, ..hello(id) };
+        let (sender, envelopes) = tokio::sync::mpsc::unbounded_channel();
+        sender.send(envelope).expect("there is its receiver");
+        let stream = tokio_stream::wrappers::UnboundedReceiverStream::new(envelopes);
+        let mut answers = client.stream(stream).await?.into_inner();
+        soon(answers.message()).await.map(|_| (sender, answers))
+    };
+    let mut refused = 0;
+    for id in 100..400 {
+        match open(MemberId(id)).await {
+            Ok(place) => places.push(place),
+            Err(status) => {
+                assert_eq!((status.code(), status.message()), (Code::NotFound, "error sender not found"));
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!((places.len(), refused), (64, 236));
+    soon(async {
+        while peers_on(&b.metrics.render()) != 17 {
+            tokio::task::yield_now().await
+        }
+    })
+    .await;
+    // Whoever is known needs no place.
+    let _known = open(A).await.expect("let in");
+    places.pop();
+    soon(async { while open(MemberId(1_000)).await.is_err() {} }).await;
+    assert_eq!(peers_on(&b.metrics.render()), 17, "{}", b.metrics.render());
+}
+
+/// Of how many peers a page of metrics tells.
+fn peers_on(page: &str) -> usize {
+    let labels = page.lines().filter(|line| line.starts_with("etcd_network_")).filter_map(|line| {
+        let label = ["Remote=\"", "To=\"", "From=\""].iter().find_map(|name| line.split_once(name))?.1;
+        label.split_once('"').map(|(peer, _)| peer)
+    });
+    labels.collect::<std::collections::BTreeSet<_>>().len()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

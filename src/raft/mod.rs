@@ -6,9 +6,11 @@
 //! ```
 //! No actor, clock or thread in here.
 
+pub mod conf_change;
 pub mod forwarded;
 pub mod log;
 pub mod node;
+pub mod punctuality;
 pub mod tag;
 pub mod terms;
 pub mod window;

@@ -14,6 +14,7 @@
 //! 3. what a follower promises waits until the log has been persisted;
 //! 4. committed entries wait until the Applier has room.
 //!
+//! - `acceptance`: which appends need no answer.
 //! - `effect`: what it is told, and what it wants done.
 //! - `writes`: the way of a request into the log, also through another member that leads.
 //! - `reads`: confirmations of leadership.
@@ -22,6 +23,7 @@
 //!
 //! It does not touch a disk, a socket or a clock, and does not know what an entry means.
 
+mod acceptance;
 mod effect;
 mod leadership;
 mod reads;
@@ -33,14 +35,16 @@ pub use self::effect::{
 };
 pub use self::reads::READ_RETRY;
 
+use self::acceptance::Acceptance;
 use self::leadership::Leadership;
 use self::reads::Reads;
 use self::writes::Writes;
 use crate::ids::{LogIndex, MemberId, Term};
 use crate::membership::checks::Progress;
+use crate::raft::conf_change::{AppliedConfChange, ConfChangeError, sorted};
 use crate::raft::terms::LogPosition;
 use crate::raft::window::Window;
-use raft::eraftpb::{ConfChangeV2, ConfState, Entry, HardState, Message, MessageType};
+use raft::eraftpb::{Entry, HardState, Message, MessageType};
 use raft::{Config, RawNode, StateRole};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -74,6 +78,7 @@ pub struct Node {
     writes: Writes,
     reads: Reads,
     leadership: Leadership,
+    accepted: Acceptance,
     log_writes: VecDeque<LogWrite>,
     last_log_write: u64,
     disk_is_stuck: bool,
@@ -124,6 +129,7 @@ impl Node {
             writes: Writes::default(),
             reads: Reads::default(),
             leadership: Leadership::default(),
+            accepted: Acceptance::default(),
             log_writes: VecDeque::new(),
             last_log_write: 0,
             disk_is_stuck: false,
@@ -161,6 +167,10 @@ impl Node {
         self.settings.request_timeout
     }
 
+    pub fn heartbeat_interval(&self) -> Duration {
+        TICK * self.settings.heartbeat_ticks as u32
+    }
+
     fn election_timeout(&self) -> Duration {
         TICK * self.settings.election_ticks as u32
     }
@@ -183,6 +193,7 @@ impl Node {
         }
         match message.get_msg_type() {
             MessageType::MsgAppend if has_gap(&message) => return,
+            MessageType::MsgAppend => return self.step_append(message),
             MessageType::MsgReadIndex => return self.step_read(message),
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote if self.disk_is_stuck => return,
             MessageType::MsgTimeoutNow if !self.may_campaign() => return,
@@ -263,15 +274,32 @@ impl Node {
         }
     }
 
-    /// A conf change was applied to the state machine: raft follows.
+    /// A change of the membership was applied to the state machine: raft follows. One that was under way there while raft
+    /// took a snapshot over is in the snapshot, with whatever undid it since.
     ///
     /// # Errors
-    /// When raft-rs rejects the change, which the state machine should have refused before.
-    pub fn conf_change_applied(&mut self, change: &ConfChangeV2) -> Result<ConfState, raft::Error> {
-        let conf_state = self.raft.apply_conf_change(change)?;
-        self.raft.mut_store().set_conf_state(conf_state.clone());
+    /// When raft-rs rejects the change, which the state machine should have refused before, or has other members after it.
+    pub fn conf_change_applied(&mut self, applied: &AppliedConfChange) -> Result<(), ConfChangeError> {
+        if self.has_taken_over(applied.index) {
+            return Ok(());
+        }
+        let found = sorted(self.raft.apply_conf_change(&applied.change)?);
+        if let Some(expected) = applied.conf_state.clone().map(sorted)
+            && expected != found
+        {
+            let (expected, found) = (Box::new(expected), Box::new(found));
+            return Err(ConfChangeError::OtherMembers { expected, found });
+        }
+        self.raft.mut_store().set_conf_state(found);
         self.leave_leadership();
-        Ok(conf_state)
+        Ok(())
+    }
+
+    /// Whether the entry at `index` is in a snapshot that raft has accepted and the state machine has not.
+    fn has_taken_over(&self, index: LogIndex) -> bool {
+        let accepted = self.raft.raft.raft_log.unstable.snapshot.as_ref().map(|it| LogIndex(it.get_metadata().index));
+        let installing = self.installing.map(|position| position.index);
+        accepted.max(installing).is_some_and(|taken_over| index <= taken_over)
     }
 
     /// The log on disk no longer holds entries up to `position`, or will not soon: forget them here first, so that raft

@@ -252,7 +252,7 @@ impl Machine {
                             conf_state: &mut self.conf_state,
                             batch: slice.batch(),
                         };
-                        table.change(position.index, &change, &mut applied.membership)
+                        table.change(position, &change, &mut applied.membership)
                     }
                     None => Ok(Outcome::Done),
                 },

@@ -9,6 +9,9 @@
 use crate::cast::RequestError;
 use crate::ids::LogIndex;
 use crate::membership::members::Members;
+use crate::raft::conf_change::AppliedConfChange;
+use crate::raft::terms::LogPosition;
+use crate::recovery::FIRST_TERM;
 use crate::state::{Outcome, StateError, rows};
 use castd_backend_api::WriteBatch;
 use castd_proto::castdpb::{ConfChange, ConfChangeV2, MembershipChange, membership_change::Kind};
@@ -24,7 +27,7 @@ pub struct MembershipChanged {
     /// As it is now, or as it was when it was removed.
     pub member: pb::Member,
     /// What raft has to follow.
-    pub raft: Option<eraftpb::ConfChangeV2>,
+    pub raft: Option<AppliedConfChange>,
 }
 
 /// The table of members, raft's configuration that follows from it, and the rows of both.
@@ -38,23 +41,45 @@ impl MembersInSlice<'_> {
     /// A change that is refused leaves table and raft as they were: raft hears of none.
     pub(super) fn change(
         &mut self,
-        index: LogIndex,
+        position: LogPosition,
         change: &MembershipChange,
         changes: &mut Vec<MembershipChanged>,
     ) -> Result<Outcome, RequestError> {
-        if change.checked_index > 0 && change.checked_index < self.members.changed_at().0 {
+        if is_overtaken(self.members, change) {
             return Ok(Outcome::MembershipOvertaken);
         }
         self.members.check(change)?;
+        let index = position.index;
         let changed = Arc::make_mut(self.members).change(index, change)?;
         *self.conf_state = rows::conf_state_of(self.members);
         rows::put_member(self.batch, &changed.row);
         rows::put_members_changed(self.batch, index);
         rows::put_conf_state(self.batch, self.conf_state);
-        let raft = raft_change(changed.kind, &changed.member);
+        let raft = raft_change(changed.kind, &changed.member).map(|change| {
+            let conf_state = (position.term.0 != FIRST_TERM).then(|| self.conf_state.clone());
+            AppliedConfChange { index, change, conf_state }
+        });
         changes.push(MembershipChanged { kind: changed.kind, member: changed.member, raft });
         Ok(Outcome::Members(self.members.list().cloned().collect()))
     }
+}
+
+fn is_overtaken(members: &Members, change: &MembershipChange) -> bool {
+    change.checked_index > 0 && change.checked_index < members.changed_at().0
+}
+
+/// What applying `entry`, one that changes the membership, would make of the table.
+///
+/// # Errors
+/// When the entry cannot be read.
+pub fn replay_membership(members: &mut Members, entry: &Entry) -> Result<(), StateError> {
+    if let Some(change) = change_of(entry)?
+        && !is_overtaken(members, &change)
+    {
+        // One that is refused changes nothing, here as there.
+        let _ = members.change(LogIndex(entry.index), &change);
+    }
+    Ok(())
 }
 
 /// What raft has to know of a change, if anything: it knows members by their ids only.
@@ -115,7 +140,8 @@ mod tests {
         entry.set_entry_type(EntryType::EntryConfChange);
         let mut applied = machine.apply(&[entry]).expect("applied");
         let raft = applied.membership.pop().and_then(|changed| changed.raft);
-        let raft = raft.map(|raft| (raft.get_changes()[0].get_change_type(), raft.get_changes()[0].node_id));
+        let raft =
+            raft.map(|raft| (raft.change.get_changes()[0].get_change_type(), raft.change.get_changes()[0].node_id));
         (applied.outcomes.remove(0), raft)
     }
 

@@ -62,7 +62,7 @@ impl AppliedPosition {
     /// When the backend fails or the row is damaged.
     pub fn read(backend: &dyn Backend) -> Result<Self, StateError> {
         let row = backend.get(Table::Meta, APPLIED)?;
-        row.map_or(Ok(Self::default()), |row| Self::decode(&row).ok_or(StateError::BadRow { table: Table::Meta }))
+        row.map_or(Ok(Self::default()), |row| position_of(&row))
     }
 
     /// What `backend` would hold after a crash.
@@ -77,6 +77,25 @@ impl AppliedPosition {
     pub fn put(self, batch: &mut WriteBatch) {
         batch.put(Table::Meta, APPLIED, self.encode());
     }
+}
+
+/// The row of [`AppliedPosition`], read.
+pub fn position_of(value: &[u8]) -> Result<AppliedPosition, StateError> {
+    AppliedPosition::decode(value).ok_or(StateError::BadRow { table: Table::Meta })
+}
+
+/// Whether the row belongs to one log and one membership, and not to the data.
+pub fn is_of_cluster(table: Table, key: &[u8]) -> bool {
+    match table {
+        Table::Meta => [APPLIED, CONF_STATE, MEMBERS_CHANGED].contains(&key),
+        Table::Member | Table::Request => true,
+        Table::Kv | Table::Lease | Table::Alarm | Table::Auth => false,
+    }
+}
+
+/// Whether this is the row of the cluster's version.
+pub fn is_cluster_version(table: Table, key: &[u8]) -> bool {
+    table == Table::Meta && key == CLUSTER_VERSION
 }
 
 /// Whether this is the row of [`AppliedPosition`].

@@ -3,7 +3,8 @@
 //! ```text
 //!   <data-dir>/lock              one process
 //!   <data-dir>/member/FORMAT     whose it is; written last of all
-//!   <data-dir>/member/creating   there until FORMAT is: whatever is beside it was never acknowledged to anyone
+//!   <data-dir>/member/creating   there until FORMAT is: whatever is beside it was never acknowledged to anyone; says so if it
+//!                                is a restore, in whose place no server begins an empty member
 //!   <data-dir>/member/log/       the raft log, or <wal-dir>/log/ with lock, FORMAT and creating of its own
 //!   <data-dir>/member/state/     the backend (`generations.rs`)
 //!   <data-dir>/member/snap/      portable snapshots
@@ -17,7 +18,8 @@ use super::format::{FORMAT_FILE, Format};
 use super::generations::{Generations, OpenedBackend, Replacement, SetAside};
 use super::lock::{DirectoryLock, LOCK_FILE};
 use super::paths::{
-    TEMPORARY, create_directory, exists, list, mode_if_wide, remove_file, remove_tree, sync_directory, write_file,
+    TEMPORARY, create_directory, exists, list, mode_if_wide, read_file, remove_file, remove_tree, sync_directory,
+    write_file,
 };
 use super::{StorageKind, Tuning};
 use castd_backend_api::Backend;
@@ -30,8 +32,30 @@ const MEMBER: &str = "member";
 const LOG: &str = "log";
 const SNAPSHOTS: &str = "snap";
 const CREATING: &str = "creating";
+/// What [`CREATING`] says of a restore; of a first start it says nothing.
+const RESTORING: &[u8] = b"castutl snapshot restore\n";
 /// What may lie in a data directory; `fixtures` holds the certificates of automatic TLS.
 const KNOWN_NAMES: [&str; 4] = [MEMBER, LOCK_FILE, "fixtures", "lost+found"];
+
+/// Who makes a directory one of a member.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Creation {
+    /// A server, by starting in it.
+    #[default]
+    FirstStart,
+    /// A tool, for a server that starts in it later.
+    Restore,
+}
+
+/// What a restore finds where it is to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vacancy {
+    Vacant,
+    /// Nothing but a restore that was cut short.
+    Abandoned,
+    DataDirTaken,
+    WalDirTaken,
+}
 
 /// Where a member lives and what with.
 #[derive(Clone, Debug)]
@@ -43,12 +67,15 @@ pub struct Settings {
     pub tuning: Tuning,
     /// How long to wait for a process that uses the directory to end.
     pub lock_wait: Duration,
+    /// Where no member is yet.
+    pub creation: Creation,
 }
 
 impl Settings {
     pub fn new(data_dir: impl Into<PathBuf>, kind: StorageKind) -> Self {
         let lock_wait = Duration::from_secs(10);
-        Self { data_dir: data_dir.into(), wal_dir: None, kind, tuning: Tuning::default(), lock_wait }
+        let (tuning, creation) = Default::default();
+        Self { data_dir: data_dir.into(), wal_dir: None, kind, tuning, lock_wait, creation }
     }
 }
 
@@ -61,7 +88,7 @@ pub enum Notice {
     WaitingForLock { directory: PathBuf, at_most: Duration },
     /// Nothing of ours has this name.
     UnexpectedFile { path: PathBuf },
-    /// A first start was cut short; what it left was removed.
+    /// A first start, or a restore, was cut short; what it left was removed.
     UnfinishedCreation { directory: PathBuf },
 }
 
@@ -79,7 +106,7 @@ impl fmt::Display for Notice {
                 write!(f, "found invalid file under data directory: {}", path.display())
             }
             Self::UnfinishedCreation { directory } => {
-                write!(f, "a first start in {} was cut short, starting afresh", directory.display())
+                write!(f, "what was begun in {} was cut short, starting afresh", directory.display())
             }
         }
     }
@@ -104,6 +131,33 @@ impl DataDir {
     pub fn inspect(settings: &Settings) -> Result<Option<Format>, DataDirError> {
         let (own, log) = check(settings)?;
         Ok(own.or(log))
+    }
+
+    /// Looks without touching anything: whether a restore may write here. etcd's rules: the data directory is empty, the
+    /// log's does not exist. What locks and file systems put there does not count.
+    ///
+    /// # Errors
+    /// When the directories cannot be read.
+    pub fn vacancy(settings: &Settings) -> Result<Vacancy, DataDirError> {
+        let Settings { data_dir, wal_dir, .. } = settings;
+        let member = data_dir.join(MEMBER);
+        let is_abandoned = mark(&member)? == Some(Creation::Restore) && !exists(&member.join(FORMAT_FILE))?;
+        let is_ours = |path: &PathBuf| {
+            path.ends_with(LOCK_FILE) || path.ends_with("lost+found") || wal_dir.as_ref() == Some(path)
+        };
+        for path in list(data_dir)?.into_iter().filter(|path| !is_ours(path)) {
+            if path != member || !(is_abandoned || list(&member)?.is_empty()) {
+                return Ok(Vacancy::DataDirTaken);
+            }
+        }
+        if let Some(wal_dir) = wal_dir.as_ref().filter(|wal_dir| wal_dir.exists()) {
+            let is_marked = mark(wal_dir)? == Some(Creation::Restore) && !exists(&wal_dir.join(FORMAT_FILE))?;
+            let has_lock_only = list(wal_dir)? == [wal_dir.join(LOCK_FILE)];
+            if !is_marked && !has_lock_only {
+                return Ok(Vacancy::WalDirTaken);
+            }
+        }
+        Ok(if is_abandoned { Vacancy::Abandoned } else { Vacancy::Vacant })
     }
 
     /// Locks the directory and brings it into a state to start from. Where it is refused before the lock is taken, nothing
@@ -268,8 +322,19 @@ impl DataDir {
     }
 
     fn begin_creation(&self, notice: &mut dyn FnMut(Notice)) -> Result<(), DataDirError> {
+        if self.settings.creation == Creation::FirstStart {
+            for root in self.roots() {
+                if mark(root)? == Some(Creation::Restore) {
+                    return Err(DataDirError::RestoreCutShort { directory: self.settings.data_dir.clone() });
+                }
+            }
+        }
+        let says = match self.settings.creation {
+            Creation::FirstStart => &[],
+            Creation::Restore => RESTORING,
+        };
         for root in self.roots() {
-            let unfinished = exists(&root.join(CREATING))?;
+            let unfinished = mark(root)?.is_some();
             let mut removed = false;
             for data in self.contents(root) {
                 if list(&data)?.is_empty() {
@@ -287,7 +352,7 @@ impl DataDir {
         }
         remove_file(&Generations::opening_mark(&self.member))?;
         for root in self.roots() {
-            write_file(&root.join(CREATING), b"")?;
+            write_file(&root.join(CREATING), says)?;
         }
         Ok(())
     }
@@ -298,6 +363,12 @@ impl DataDir {
         }
         Ok(())
     }
+}
+
+/// Whose creation has begun in `root` and not ended.
+fn mark(root: &Path) -> Result<Option<Creation>, DataDirError> {
+    let said = read_file(&root.join(CREATING))?;
+    Ok(said.map(|said| if said == RESTORING { Creation::Restore } else { Creation::FirstStart }))
 }
 
 /// Refuses what is not ours, newer than us, or another backend's. Returns FORMAT of the member and of the log directory.

@@ -10,10 +10,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
     #[error(
-        "{} was written by etcd (found {}) and cannot be read by castd, which has changed nothing in it; to migrate, \
-         either take a backup with `etcdctl snapshot save backup.db`, restore it with `castutl snapshot restore backup.db \
-         --data-dir NEW_DIR` and start castd with `--data-dir NEW_DIR`, or start castd with an empty --data-dir beside etcd \
-         and copy the keys with `etcdctl make-mirror CASTD_ENDPOINT`",
+        "{} was written by etcd (found {}) and cannot be read by castd, which has changed nothing in it; to migrate, start \
+         castd with an empty --data-dir beside etcd and copy the keys with `etcdctl make-mirror CASTD_ENDPOINT`",
         directory.display(), found.display()
     )]
     WrittenByEtcd { directory: PathBuf, found: PathBuf },
@@ -25,8 +23,8 @@ pub enum DataDirError {
     NewerFormat { path: PathBuf, found: u64 },
     #[error(
         "{} holds a store of backend {written}, not {asked}: start with `--storage {written}`, or, to change the backend, \
-         take a backup with `etcdctl snapshot save backup.db`, restore it with `castutl snapshot restore backup.db` into an \
-         empty directory and start there with `--storage {asked}` (a castutl command that converts in place is to come); a \
+         take a backup with `etcdctl snapshot save backup.db`, restore it with `castutl snapshot restore backup.db \
+         --storage {asked}` into an empty directory and start there with `--storage {asked}` (a castutl command that converts in place is to come); a \
          member of a larger cluster can also be removed and added again with an empty directory",
         directory.display()
     )]
@@ -43,6 +41,11 @@ pub enum DataDirError {
         directory.display(), log.display()
     )]
     LogMissing { directory: PathBuf, log: PathBuf },
+    #[error(
+        "a restore into {} was cut short: run `castutl snapshot restore` again, which starts over, or remove the directory",
+        directory.display()
+    )]
+    RestoreCutShort { directory: PathBuf },
     #[error("{} holds the raft log of another member than {}: check --wal-dir and --data-dir", wal_dir.display(), data_dir.display())]
     LogOfAnotherMember { data_dir: PathBuf, wal_dir: PathBuf },
     #[error(

@@ -17,7 +17,7 @@ mod paths;
 #[cfg(test)]
 mod walk;
 
-pub use data_dir::{DataDir, Notice, Settings};
+pub use data_dir::{Creation, DataDir, Notice, Settings, Vacancy};
 pub use error::DataDirError;
 pub use format::Format;
 pub use generations::{OpenedBackend, Replacement, SetAside};

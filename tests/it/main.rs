@@ -6,6 +6,8 @@
 //!   kv/ watch/      the v3 API through the etcd-client crate and, for what that cannot say, plain gRPC
 //!   lease.rs …
 //!   cluster/        several members: each serves, leaders go, members come and go
+//!   recovery/       what is left goes on alone; a saved snapshot founds a new cluster
+//!   runbooks/       docs/operations.md, as it is typed
 //!   maintenance/    snapshot, defragment, hashes, leadership, downgrade
 //!   quota/          a store that is full, alarms, and space that comes back
 //!   restart.rs      what is still there after a stop and after a kill
@@ -47,6 +49,8 @@ mod membership;
 mod metrics;
 mod process;
 mod quota;
+mod recovery;
 mod restart;
+mod runbooks;
 mod tracing;
 mod watch;

@@ -4,6 +4,7 @@ use crate::backend::ForgetfulBackend;
 use bytes::Bytes;
 use castd::cast::RequestError;
 use castd::ids::{LogIndex, MemberId, RequestId, Revision};
+use castd::raft::conf_change::AppliedConfChange;
 use castd::raft::log::{LogStore, LogWrite, MemoryLog};
 use castd::raft::node::{AppendLog, CommittedEntry, Effect, Node, Proposal, Settings, TICK};
 use castd::raft::terms::LogPosition;
@@ -13,7 +14,7 @@ use castd_backend_api::Backend;
 use castd_proto::castdpb::{MembershipChange, RaftRequest, membership_change::Kind, raft_request::Op};
 use castd_proto::etcdserverpb as pb;
 use prost::Message as _;
-use raft::eraftpb::{ConfChangeV2, ConfState, EntryType};
+use raft::eraftpb::EntryType;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -56,7 +57,7 @@ enum Mail {
     LogPersisted(u64),
     Applied(LogIndex),
     /// And the configuration that it has to lead to.
-    ConfChange(ConfChangeV2, ConfState),
+    ConfChange(AppliedConfChange),
     LogCut(LogPosition),
 }
 
@@ -334,14 +335,8 @@ impl World {
         let applied = self.running().machine.apply(&entries).expect("the backend works");
         let running = self.running();
         let (index, revision) = (running.machine.applied(), running.machine.revision());
-        let conf_state = running.machine.view().conf_state;
-        let raft_changes: Vec<_> = applied.membership.iter().filter_map(|changed| changed.raft.clone()).collect();
-        let last = raft_changes.len().saturating_sub(1);
-        for (number, change) in raft_changes.into_iter().enumerate() {
-            // Between the changes of one slice, which only a replay has, the table cannot be looked at.
-            let conf_state = if number == last { conf_state.clone() } else { ConfState::default() };
-            running.to_node.push_back(Mail::ConfChange(change, conf_state));
-        }
+        let raft_changes = applied.membership.iter().filter_map(|changed| changed.raft.clone());
+        running.to_node.extend(raft_changes.map(Mail::ConfChange));
         running.to_node.push_back(Mail::Applied(index));
         assert!(revision >= revision_before, "the revision went back");
         self.note(format!("applied up to {index}, revision {revision}"));
@@ -392,10 +387,8 @@ impl World {
         match self.running().to_node.pop_front() {
             Some(Mail::LogPersisted(number)) => self.running().node.log_persisted(number, &mut effects),
             Some(Mail::Applied(index)) => self.running().node.applied(index),
-            Some(Mail::ConfChange(change, expected)) => {
-                let mut conf_state = self.running().node.conf_change_applied(&change).expect("checked before");
-                conf_state.learners.sort_unstable();
-                assert!(expected == ConfState::default() || conf_state == expected, "{conf_state:?}, not {expected:?}");
+            Some(Mail::ConfChange(applied)) => {
+                self.running().node.conf_change_applied(&applied).expect("raft has the members of the table");
             }
             Some(Mail::LogCut(position)) => self.running().node.log_cut(position),
             None => {}

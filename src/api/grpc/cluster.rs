@@ -103,19 +103,9 @@ impl Cluster for Edge {
         request: Request<pb::MemberPromoteRequest>,
     ) -> Result<Response<pb::MemberPromoteResponse>, Status> {
         self.unary(Rpc::ClusterMemberPromote, request, |admitted, promote| async move {
-            let metrics = &self.metrics.server;
             let call = Promotion { member: MemberId(promote.id), span: admitted.span() };
-            match self.ask_leader(&call).await {
-                Ok(members) => {
-                    metrics.learner_promote_successes.inc();
-                    Ok(pb::MemberPromoteResponse { header: Some(self.cast.header(NO_REVISION)), members })
-                }
-                Err(error) => {
-                    let reason = Wire::from(&error).message;
-                    metrics.learner_promote_failures.with_label_values(&[reason.as_str()]).inc();
-                    Err(error)
-                }
-            }
+            let members = self.ask_leader(&call).await?;
+            Ok(pb::MemberPromoteResponse { header: Some(self.cast.header(NO_REVISION)), members })
         })
         .await
     }
@@ -125,6 +115,26 @@ impl Edge {
     /// # Errors
     /// [`RequestError::NotLeader`] if this member does not lead: it cannot know how far the learner is.
     pub(super) async fn promote_here(
+        &self,
+        permit: &Permit,
+        id: MemberId,
+        span: SpanContext,
+    ) -> Result<Vec<pb::Member>, RequestError> {
+        let promoted = self.promote_as_leader(permit, id, span).await;
+        let metrics = &self.metrics.server;
+        match &promoted {
+            Ok(_) => metrics.learner_promote_successes.inc(),
+            // The leader counts it.
+            Err(RequestError::NotLeader) => {}
+            Err(error) => {
+                let reason = Wire::from(error).message;
+                metrics.learner_promote_failures.with_label_values(&[reason.as_str()]).inc();
+            }
+        }
+        promoted
+    }
+
+    async fn promote_as_leader(
         &self,
         permit: &Permit,
         id: MemberId,

@@ -58,7 +58,7 @@ impl Http2 {
         if settings.keepalive_interval > Duration::ZERO && settings.keepalive_timeout > Duration::ZERO {
             builder.keep_alive_interval(settings.keepalive_interval).keep_alive_timeout(settings.keepalive_timeout);
         }
-        let message_bytes_max = settings.request_body_bytes_max;
+        let message_bytes_max = settings.message_bytes_max;
         Http2 { builder, waiting: Arc::default(), message_bytes_max, routes: routes.map(Arc::new) }
     }
 

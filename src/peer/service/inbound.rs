@@ -26,6 +26,8 @@ use tonic::{Status, Streaming};
 /// Bytes of one stream that may wait for RaftNode. A larger message waits until it is alone.
 const URGENT_BYTES_MAX: usize = 4 << 20;
 const BULK_BYTES_MAX: usize = 32 << 20;
+/// Streams at once of members that our log does not know. Before a member that joins has its log, that is all of them.
+const STRANGERS_MAX: usize = 64;
 /// What an envelope takes beside its bytes.
 const ENVELOPE_BYTES_MIN: usize = 256;
 
@@ -41,11 +43,26 @@ pub struct Inbound {
     introduced: Recipient<PeerIntroduced>,
     /// The newest stream of each peer and lane; an older one is what a broken connection left.
     streams: Mutex<BTreeMap<(MemberId, i32), (u64, CancellationToken)>>,
+    strangers: Strangers,
     next_stream: AtomicU64,
     quiet: Mutex<Quiet<(Refusal, u64)>>,
     clock: Clock,
     metrics: Metrics,
     log: Logger,
+}
+
+/// What members that our log does not know share, however many somebody invents: places, and room on each lane.
+struct Strangers {
+    places: Arc<Semaphore>,
+    urgent: Arc<Semaphore>,
+    bulk: Arc<Semaphore>,
+}
+
+impl Strangers {
+    fn new() -> Self {
+        let places = Arc::new(Semaphore::new(STRANGERS_MAX));
+        Strangers { places, urgent: room_of(PeerLane::Urgent), bulk: room_of(PeerLane::Bulk) }
+    }
 }
 
 /// Where what was let in goes.
@@ -60,7 +77,10 @@ struct Opened {
     from: MemberId,
     lane: PeerLane,
     room: Arc<Semaphore>,
-    received_bytes: prometheus::IntCounter,
+    /// Until our log knows the sender.
+    as_stranger: Option<OwnedSemaphorePermit>,
+    /// None for a sender of whom nobody knows.
+    received_bytes: Option<prometheus::IntCounter>,
     place: Place,
 }
 
@@ -98,6 +118,7 @@ impl Inbound {
             forwarded,
             introduced,
             streams: Mutex::default(),
+            strangers: Strangers::new(),
             next_stream: AtomicU64::new(0),
             quiet: Mutex::default(),
             clock,
@@ -151,28 +172,48 @@ impl Inbound {
         if !first.peer_urls.is_empty() {
             self.introduced.do_send(PeerIntroduced { peer: from, urls: first.peer_urls.clone() });
         }
+        let mut as_stranger = None;
+        let room = if roster.is_member(from) {
+            room_of(lane)
+        } else {
+            let place = Arc::clone(&self.strangers.places).try_acquire_owned();
+            let place = place.map_err(|_| Refusal::UnknownSender);
+            as_stranger = Some(place.inspect_err(|refusal| self.tell_refused(*refusal, first.identity.as_ref()))?);
+            let Strangers { urgent, bulk, .. } = &self.strangers;
+            Arc::clone(if lane == PeerLane::Bulk { bulk } else { urgent })
+        };
         let number = self.next_stream.fetch_add(1, Ordering::Relaxed);
         let (key, replaced) = ((from, first.lane), CancellationToken::new());
         let before = self.streams.lock().insert(key, (number, replaced.clone()));
         if let Some((_, older)) = before {
             older.cancel();
         }
-        let bytes_max = if lane == PeerLane::Bulk { BULK_BYTES_MAX } else { URGENT_BYTES_MAX };
-        Ok(Opened {
-            from,
-            lane,
-            room: Arc::new(Semaphore::new(bytes_max)),
-            received_bytes: self.metrics.network.peer_received_bytes.with_label_values(&[&from.to_string()]),
-            place: Place { inbound: Arc::clone(self), key, number, replaced },
-        })
+        let place = Place { inbound: Arc::clone(self), key, number, replaced };
+        Ok(Opened { from, lane, room, as_stranger, received_bytes: None, place })
+    }
+
+    /// What changes for a stream once more is known of its sender.
+    fn follow(&self, opened: &mut Opened, roster: &Roster) {
+        if opened.as_stranger.is_some() && roster.is_member(opened.from) {
+            (opened.as_stranger, opened.room) = (None, room_of(opened.lane));
+        }
+        if opened.received_bytes.is_none() && roster.knows(opened.from) {
+            let received_bytes = &self.metrics.network.peer_received_bytes;
+            opened.received_bytes = Some(received_bytes.with_label_values(&[&opened.from.to_string()]));
+        }
     }
 
     /// Checks an envelope and hands on what it carries.
     async fn take(&self, envelope: PeerEnvelope, opened: &mut Opened) -> Result<(), Status> {
         let from = opened.from;
-        self.admitted(&envelope, Some(from), &self.roster.load())?;
+        let roster = self.roster.load();
+        self.admitted(&envelope, Some(from), &roster)?;
+        self.follow(opened, &roster);
+        drop(roster);
         let bytes = envelope.encoded_len();
-        opened.received_bytes.inc_by(bytes as u64);
+        if let Some(received_bytes) = &opened.received_bytes {
+            received_bytes.inc_by(bytes as u64);
+        }
         let PeerEnvelope { identity, messages, forwarded, .. } = envelope;
         let told = |refusal| {
             self.tell_refused(refusal, identity.as_ref());
@@ -202,7 +243,7 @@ impl Inbound {
 
     /// `None` if what came is to be dropped.
     async fn room(&self, bytes: usize, opened: &Opened) -> Option<InboundRoom> {
-        let most = if opened.lane == PeerLane::Bulk { BULK_BYTES_MAX } else { URGENT_BYTES_MAX };
+        let most = bytes_max(opened.lane);
         let bytes = u32::try_from((bytes + ENVELOPE_BYTES_MIN).min(most)).unwrap_or(u32::MAX);
         let room = Arc::clone(&opened.room);
         let taken = match opened.lane {
@@ -220,10 +261,9 @@ impl Inbound {
         checked.inspect_err(|refusal| self.tell_refused(*refusal, envelope.identity.as_ref()))
     }
 
-    /// Only of those who are or were in the cluster: others could fill the page with names.
+    /// Only of those who are in the cluster: others could fill the page with names.
     fn count_failure(&self, from: MemberId) {
-        let roster = self.roster.load();
-        if roster.knows(from) || roster.is_removed(from) {
+        if self.roster.load().knows(from) {
             self.metrics.network.peer_received_failures.with_label_values(&[&from.to_string()]).inc();
         }
     }
@@ -251,4 +291,15 @@ impl Inbound {
             "remote-peer-cluster-id" => %ClusterId(theirs), "remote-peer-server-version" => version,
             "remote-peer-to" => %MemberId(to), "error" => %refusal);
     }
+}
+
+fn bytes_max(lane: PeerLane) -> usize {
+    match lane {
+        PeerLane::Urgent => URGENT_BYTES_MAX,
+        PeerLane::Bulk => BULK_BYTES_MAX,
+    }
+}
+
+fn room_of(lane: PeerLane) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(bytes_max(lane)))
 }

@@ -6,6 +6,7 @@ use super::*;
 use crate::ids::RequestId;
 use crate::raft::log::Recovered;
 use crate::raft::terms::TermIndex;
+use raft::eraftpb::ConfState;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -59,4 +60,43 @@ fn reads_that_nobody_answers_are_told_of_every_half_second_and_then_fail() {
     assert_eq!(failed, [(RequestId(1), RaftError::Timeout), (RequestId(2), RaftError::Timeout)]);
     let expected: Vec<Duration> = (1..10).map(|times| READ_RETRY * times).collect();
     assert_eq!(told, expected, "once for all reads, and no more after they have failed");
+}
+
+/// A change is applied while raft takes over a snapshot that is newer, and in which it has been undone.
+#[test]
+fn a_change_that_a_snapshot_has_overtaken_changes_nothing() {
+    let mut node = lonely();
+    let (mut effects, now) = (Vec::new(), Duration::from_secs(60));
+    let mut single = raft::eraftpb::ConfChangeSingle { node_id: 4, ..Default::default() };
+    single.set_change_type(raft::eraftpb::ConfChangeType::AddNode);
+    let change = raft::eraftpb::ConfChangeV2 { changes: vec![single].into(), ..Default::default() };
+    let conf_state = |voters: &[u64]| ConfState { voters: voters.to_vec(), ..ConfState::default() };
+    let added = |index| AppliedConfChange {
+        index: LogIndex(index),
+        change: change.clone(),
+        conf_state: Some(conf_state(&[1, 2, 3, 4])),
+    };
+    let mut message = Message { from: 2, to: 1, term: 7, ..Message::default() };
+    message.set_msg_type(MessageType::MsgSnapshot);
+    let metadata = message.mut_snapshot().mut_metadata();
+    (metadata.index, metadata.term) = (100, 6);
+    metadata.set_conf_state(conf_state(&[1, 2, 3]));
+    node.step(message);
+    let voters = |node: &Node| sorted(node.raft.raft.prs().conf().to_conf_state()).voters;
+    node.conf_change_applied(&added(50)).expect("nothing is to be done");
+    assert_eq!(voters(&node), [1, 2, 3]);
+    node.settle(now, &mut effects);
+    node.conf_change_applied(&added(51)).expect("nothing is to be done");
+    assert_eq!(voters(&node), [1, 2, 3]);
+    let replaces = effects.iter().find_map(|effect| match effect {
+        Effect::ReplaceLog(replace) => Some(replace.number),
+        _ => None,
+    });
+    node.log_persisted(replaces.expect("the log begins anew"), &mut effects);
+    // Behind it they count, and have to come to what the table says.
+    node.install_finished(LogPosition::new(100, 6));
+    node.conf_change_applied(&added(101)).expect("raft follows");
+    assert_eq!(voters(&node), [1, 2, 3, 4]);
+    let other = AppliedConfChange { conf_state: Some(conf_state(&[1, 2])), ..added(102) };
+    assert!(matches!(node.conf_change_applied(&other), Err(ConfChangeError::OtherMembers { .. })));
 }

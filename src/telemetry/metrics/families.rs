@@ -246,3 +246,28 @@ families! {
         requests_total: counters("promhttp_metric_handler_requests_total", "Scrapes by status code", &["code"]),
     }
 }
+
+impl NetworkMetrics {
+    /// Nobody speaks with `peer` any more. What it has been would stay on the page for ever, and whoever makes members up
+    /// could fill it. Those who still hold a counter of it count for nobody.
+    pub fn forget_peer(&self, own: &str, peer: &str) {
+        let links = [&self.active_peers, &self.known_peers];
+        links.iter().for_each(|gauges| drop(gauges.remove_label_values(&[own, peer])));
+        drop(self.disconnected_peers.remove_label_values(&[own, peer]));
+        let counters = [
+            &self.peer_sent_bytes,
+            &self.peer_received_bytes,
+            &self.peer_sent_failures,
+            &self.peer_received_failures,
+            &self.snapshot_send_success,
+            &self.snapshot_send_failures,
+            &self.snapshot_receive_success,
+            &self.snapshot_receive_failures,
+        ];
+        counters.iter().for_each(|counters| drop(counters.remove_label_values(&[peer])));
+        let gauges = [&self.snapshot_send_inflights, &self.snapshot_receive_inflights];
+        gauges.iter().for_each(|gauges| drop(gauges.remove_label_values(&[peer])));
+        let histograms = [&self.peer_round_trip_time, &self.snapshot_send_duration, &self.snapshot_receive_duration];
+        histograms.iter().for_each(|histograms| drop(histograms.remove_label_values(&[peer])));
+    }
+}

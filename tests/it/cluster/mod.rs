@@ -4,6 +4,7 @@ mod disks;
 mod failover;
 mod leases;
 mod membership;
+mod peers;
 mod refusals;
 mod serving;
 mod snapshots;

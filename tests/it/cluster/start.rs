@@ -1,13 +1,75 @@
 //! How a cluster begins, and what keeps a member from beginning in it.
 
 use crate::harness::cluster::{add, listed};
-use crate::harness::{Api, Cluster, Server, Setup, for_each_backend};
+use crate::harness::server::Ports;
+use crate::harness::{Api, Backend, Cluster, Place, Server, Setup, block_on, for_each_backend};
 
 for_each_backend!(castd:
     members_agree_on_ids_and_restart_without_the_flags,
     what_does_not_fit_the_cluster_that_is_there_is_refused_in_etcds_words,
     a_member_that_lost_its_data_is_not_founded_again,
+    whoever_joins_asks_one_after_the_other_until_somebody_answers,
 );
+
+/// Said of the same flags by Debian's etcd; and nothing of the attempt is left in the way of the right ones.
+#[test]
+fn flags_that_describe_no_new_cluster_are_refused_as_etcd_refuses_them() {
+    let _place = Place::take();
+    let ports = Ports::free();
+    let url = format!("http://127.0.0.1:{}", ports.peer);
+    let advertised = |urls: &str| format!("--initial-advertise-peer-urls={urls}");
+    let cases = [
+        (String::new(), None),
+        (format!("m2={url}"), None),
+        ("m1".to_owned(), None),
+        (format!("m1={url},m2"), None),
+        (format!("m1={url},m2=127.0.0.1:9"), None),
+        (format!("m1={url}/path"), None),
+        (format!("m1={url},m2={url}"), None),
+        (format!("m1={url},m1={url}"), None),
+        (format!("m1={url},m2=http://127.0.0.1:9,m3=http://127.0.0.1:9"), None),
+        ("m1=http://127.0.0.1:9".to_owned(), None),
+        (format!("m1={url},m1=http://127.0.0.1:9"), None),
+        (format!("m1={url}"), Some(advertised("http://127.0.0.1:9"))),
+        (format!("m1={url}"), Some(advertised(&format!("{url},http://127.0.0.1:9")))),
+        (format!("m1={url},m2=http://127.0.0.1:9"), Some(advertised("http://127.0.0.1:9"))),
+        ("m1=http://[::1]:9".to_owned(), Some(advertised("http://127.0.0.1:9"))),
+    ];
+    let mut server = Setup::castd(Backend::Memory).ports(ports).prepare();
+    for (listed, flag) in cases {
+        let with = |setup: Setup| {
+            let setup = setup.ports(ports).member("m1", listed.clone(), false);
+            flag.clone().into_iter().fold(setup, Setup::flag)
+        };
+        let etcds = refusal(with(Setup::etcd("etcd")));
+        server.setup = with(Setup::castd(Backend::Memory));
+        assert_eq!(refusal_of(&mut server), etcds, "{listed} {flag:?}");
+    }
+    server.setup = Setup::castd(Backend::Memory).ports(ports);
+    server.restart();
+    block_on(async { server.api().put("k", "v").await });
+}
+
+/// What the list of somebody who joins is checked for before others are asked.
+#[test]
+fn flags_that_describe_no_existing_cluster_are_refused_as_etcd_refuses_them() {
+    let _place = Place::take();
+    let ports = Ports::free();
+    let url = format!("http://127.0.0.1:{}", ports.peer);
+    for listed in [
+        String::new(),
+        "m2=http://127.0.0.1:9".to_owned(),
+        format!("m1={url},m2"),
+        format!("m1={url},m2={url}"),
+        format!("m1={url}"),
+        format!("m1={url},m2=http://127.0.0.1:9"),
+        // Its own URLs may be others than it says: they are compared with what the cluster knows.
+        "m1=http://127.0.0.1:8,m2=http://127.0.0.1:9".to_owned(),
+    ] {
+        let refused = |setup: Setup| refusal(setup.ports(ports).member("m1", listed.clone(), true));
+        assert_eq!(refused(Setup::castd(Backend::Memory)), refused(Setup::etcd("etcd")), "{listed}");
+    }
+}
 
 async fn members_agree_on_ids_and_restart_without_the_flags(setup: Setup) {
     let mut cluster = Cluster::start(&setup, 3);
@@ -31,12 +93,15 @@ async fn members_agree_on_ids_and_restart_without_the_flags(setup: Setup) {
 
 /// Starts it, and answers the error that it ends with.
 fn refusal(setup: Setup) -> String {
-    let mut server = setup.prepare();
+    refusal_of(&mut setup.prepare())
+}
+
+fn refusal_of(server: &mut Server) -> String {
     server.spawn();
     let status = server.wait_exit();
     assert_eq!(status.code(), Some(1), "{}", server.log());
     let log = server.log();
-    let fatal = log.lines().find(|line| line.contains("discovery failed")).unwrap_or_else(|| panic!("{log}"));
+    let fatal = log.lines().rfind(|line| line.contains("discovery failed")).unwrap_or_else(|| panic!("{log}"));
     let fatal: serde_json::Value = serde_json::from_str(fatal).expect("a line of JSON");
     fatal["error"].as_str().expect("the reason").to_owned()
 }
@@ -85,5 +150,22 @@ async fn a_member_that_lost_its_data_is_not_founded_again(setup: Setup) {
     assert_eq!(found, added);
     replaced.api().put("k", "v").await;
     cluster.servers[2] = replaced;
+    cluster.assert_equal().await;
+}
+
+async fn whoever_joins_asks_one_after_the_other_until_somebody_answers(setup: Setup) {
+    let mut cluster = Cluster::start(&setup, 3);
+    cluster.servers[1].api().put("k", "v").await;
+    let newcomer = cluster.newcomer();
+    let (added, members) = add(&cluster.servers[1].api(), &newcomer.peer_url(), false).await;
+    // The first of the list by name.
+    cluster.servers[0].kill();
+    let mut joined = newcomer.clone().member(newcomer.name(), listed(&members, &newcomer), true).prepare();
+    joined.restart();
+    let api = joined.api();
+    assert_eq!(api.status().await.expect("answered").header.expect("a header").member_id, added);
+    assert!(api.get("k").await.is_some());
+    cluster.servers.push(joined);
+    cluster.servers[0].restart();
     cluster.assert_equal().await;
 }

@@ -12,6 +12,7 @@ mod frames;
 mod grpc;
 mod http;
 mod keepalive;
+mod peers;
 mod permits;
 mod slow;
 

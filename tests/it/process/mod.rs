@@ -3,6 +3,7 @@
 mod data_dir;
 mod flags;
 mod life;
+mod local_cluster;
 mod settings;
 mod stop;
 

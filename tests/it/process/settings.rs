@@ -159,11 +159,7 @@ fn what_castd_cannot_do_yet_is_refused_by_name() {
             "--key-file: TLS towards clients is not served yet; a later release of castd will",
         ),
         (&["--peer-auto-tls"], "--peer-auto-tls: TLS towards peers is not served yet; a later release of castd will"),
-        (&["--force-new-cluster"], "--force-new-cluster: turning a member into a cluster of one is not served yet"),
-        (
-            &["--initial-cluster-state=existing"],
-            "--initial-cluster-state: joining an existing cluster is not served yet",
-        ),
+        (&["--auth-token=jwt,sign-method=RS256"], "--auth-token: only simple tokens are served yet"),
     ] {
         let ended = with_more(flags);
         assert_eq!(ended.status.code(), Some(1), "{ended:#?}");

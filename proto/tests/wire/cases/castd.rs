@@ -65,8 +65,8 @@ fn operations() -> Vec<Case> {
         ),
         case(
             "castdpb.LeaseCheckpoints",
-            LeaseCheckpoints { leases: vec![GrantedLease { id: 1, ..GrantedLease::default() }] },
-            "0a 02 08 01",
+            LeaseCheckpoints { leases: vec![GrantedLease { id: 1, ..GrantedLease::default() }], term: 6 },
+            "0a 02 08 01 10 06",
         ),
         case(
             "castdpb.MemberAttributes",
@@ -221,7 +221,11 @@ fn peer_link() -> Vec<Case> {
             },
             "0a 02 18 03 12 02 10 03 18 ac 02 22 01 's'",
         ),
-        case("castdpb.SnapshotPiece", SnapshotPiece { offset: 300, data: "d".into() }, "08 ac 02 12 01 'd'"),
+        case(
+            "castdpb.SnapshotPiece",
+            SnapshotPiece { offset: 300, data: "d".into(), crc32c: 6 },
+            "08 ac 02 12 01 'd' 1d 06 00 00 00",
+        ),
         case("castdpb.SnapshotReceipt", SnapshotReceipt { received_bytes: 300, complete: true }, "08 ac 02 10 01"),
         case(
             "castdpb.PeerKeepAliveRequest",
@@ -256,8 +260,8 @@ fn peer_link() -> Vec<Case> {
         ),
         case(
             "castdpb.PeerStateHashResponse",
-            PeerStateHashResponse { points: vec![StateHashPoint { applied_index: 5, hash: 6 }] },
-            "0a 04 08 05 10 06",
+            PeerStateHashResponse { points: vec![StateHashPoint { applied_index: 5, hash: 6 }], scheme: 7 },
+            "0a 04 08 05 10 06 10 07",
         ),
         case("castdpb.StateHashPoint", StateHashPoint { applied_index: 5, hash: 6 }, "08 05 10 06"),
         case("castdpb.PeerHashKvRequest", PeerHashKvRequest { identity: identity(), revision: 5 }, "0a 02 18 03 10 05"),

@@ -8,7 +8,7 @@ use crate::recovery;
 use castd_backend_memory::Memory;
 use castd_proto::castdpb::RaftRequest;
 use prost::Message as _;
-use raft::eraftpb::EntryType;
+use raft::eraftpb::{ConfChangeV2, ConfState, EntryType};
 use std::sync::Arc;
 
 const MEMBERS: [MemberId; 3] = [MemberId(1), MemberId(2), MemberId(3)];
@@ -31,6 +31,10 @@ struct Cluster {
     is_told_stuck: bool,
     forwarded: Vec<(MemberId, u64)>,
     ready: Vec<RequestId>,
+    /// Who has told a leader that it has the log up to there.
+    answers: Vec<(MemberId, u64)>,
+    /// So many of the next ones are lost instead.
+    answers_to_lose: usize,
 }
 
 impl Cluster {
@@ -55,8 +59,22 @@ impl Cluster {
         });
         let (messages, away, failed, committed, stuck, is_told_stuck, forwarded, ready) = Default::default();
         let (nodes, applied, now) = (nodes.into(), vec![Vec::new(); MEMBERS.len()], Duration::ZERO);
-        let mut cluster =
-            Cluster { nodes, messages, away, now, failed, committed, applied, stuck, is_told_stuck, forwarded, ready };
+        let (answers, answers_to_lose) = Default::default();
+        let mut cluster = Cluster {
+            nodes,
+            messages,
+            away,
+            now,
+            failed,
+            committed,
+            applied,
+            stuck,
+            is_told_stuck,
+            forwarded,
+            ready,
+            answers,
+            answers_to_lose,
+        };
         cluster.tick_until("somebody leads", |cluster| cluster.leader().is_some());
         cluster
     }
@@ -85,6 +103,13 @@ impl Cluster {
                 self.carry_out(place, effects);
             }
             let Some(message) = self.messages.pop_front() else { return };
+            if message.get_msg_type() == MessageType::MsgAppendResponse && !message.reject {
+                if self.answers_to_lose > 0 {
+                    self.answers_to_lose -= 1;
+                    continue;
+                }
+                self.answers.push((MemberId(message.from), message.index));
+            }
             if ![message.from, message.to].iter().any(|id| self.away.contains(&MemberId(*id))) {
                 self.node(MemberId(message.to)).step(message);
             }
@@ -144,6 +169,14 @@ impl Cluster {
         panic!("{what}, but not within {TICKS_MAX} ticks");
     }
 
+    /// Whether its leader knows that this member has everything.
+    fn is_known_complete(&mut self, leader: MemberId, member: MemberId) -> bool {
+        match self.node(leader).progress_of(member) {
+            MemberProgress::At(progress) => progress.matched == progress.leader_matched,
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn propose(&mut self, at: MemberId, request: u64) -> RequestId {
         let (now, request) = (self.now, RequestId(request));
         let data = RaftRequest { id: request.0, ..Default::default() }.encode_to_vec().into();
@@ -165,6 +198,53 @@ fn leadership_goes_to_the_voter_it_is_given_to_without_an_election_time_out() {
         cluster.settle();
         assert!(cluster.committed.contains(&written));
     }
+}
+
+#[test]
+fn a_follower_says_once_that_it_has_an_entry() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.leader().expect("somebody leads");
+    cluster.settle();
+    cluster.answers.clear();
+    for number in 1..=5 {
+        cluster.propose(leader, number);
+        cluster.settle();
+    }
+    assert!(cluster.applied.iter().all(|applied| applied.len() == 5), "everybody knows what is committed");
+    let mut answers = cluster.answers.clone();
+    answers.sort();
+    answers.dedup();
+    assert_eq!((answers.len(), cluster.answers.len()), (10, 10), "{:?}", cluster.answers);
+}
+
+#[test]
+fn an_answer_that_was_lost_is_given_again_when_the_leader_asks() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.leader().expect("somebody leads");
+    cluster.settle();
+    cluster.answers_to_lose = 1;
+    let written = cluster.propose(leader, 1);
+    cluster.settle();
+    assert_eq!(cluster.committed, [written], "the other one's was enough");
+    let others = MEMBERS.into_iter().filter(|id| *id != leader).collect::<Vec<_>>();
+    let behind: Vec<_> = others.iter().copied().filter(|id| !cluster.is_known_complete(leader, *id)).collect();
+    assert_eq!(behind.len(), 1, "told of the commit it did not answer");
+    for _ in 0..3 {
+        cluster.tick();
+    }
+    assert!(cluster.is_known_complete(leader, behind[0]));
+    // Now one is all there is.
+    let (away, left) = (others[0], others[1]);
+    cluster.away.push(away);
+    cluster.answers_to_lose = 1;
+    let second = cluster.propose(leader, 2);
+    cluster.settle();
+    assert_eq!(cluster.committed, [written]);
+    for _ in 0..3 {
+        cluster.tick();
+    }
+    assert_eq!(cluster.committed, [written, second]);
+    assert!(cluster.is_known_complete(leader, left));
 }
 
 #[test]
@@ -234,9 +314,9 @@ fn what_is_under_way_never_spans_more_than_is_remembered() {
     let leader = cluster.leader().expect("somebody leads");
     let follower = MEMBERS.into_iter().find(|id| *id != leader).expect("another");
     cluster.away.push(leader);
-    (0..2 * TAG_WINDOW).for_each(|number| {
+    for number in 0..2 * TAG_WINDOW {
         cluster.propose(follower, number + 1);
-    });
+    }
     cluster.settle();
     let highest = |cluster: &Cluster| cluster.forwarded.iter().map(|(_, sequence)| *sequence).max();
     assert_eq!(highest(&cluster), Some(TAG_WINDOW));
@@ -296,12 +376,18 @@ fn a_leader_that_is_removed_hands_over() {
     change.set_change_type(raft::eraftpb::ConfChangeType::RemoveNode);
     let change = raft::eraftpb::ConfChangeV2 { changes: vec![single(&change)].into(), ..Default::default() };
     for place in 0..MEMBERS.len() {
-        cluster.nodes[place].conf_change_applied(&change).expect("raft takes it");
+        cluster.nodes[place].conf_change_applied(&applied(change.clone())).expect("raft takes it");
     }
     cluster.tick_until("another one leads", |cluster| {
         cluster.nodes.iter().any(|node| node.status().is_leader && node.id() != leader)
     });
     assert!(cluster.now < TICK * 60, "without an election time-out more");
+}
+
+fn applied(change: ConfChangeV2) -> AppliedConfChange {
+    let voters = MEMBERS.iter().map(|member| member.0).filter(|id| *id != change.get_changes()[0].node_id).collect();
+    let conf_state = Some(ConfState { voters, ..ConfState::default() });
+    AppliedConfChange { index: LogIndex(1), change, conf_state }
 }
 
 fn single(change: &raft::eraftpb::ConfChange) -> raft::eraftpb::ConfChangeSingle {
@@ -370,7 +456,7 @@ fn a_leader_that_was_removed_may_still_hear_from_its_disk_and_from_others() {
     let mut change = ConfChangeV2::default();
     change.mut_changes().push(removal);
     for member in MEMBERS {
-        cluster.node(member).conf_change_applied(&change).expect("two are left");
+        cluster.node(member).conf_change_applied(&applied(change.clone())).expect("two are left");
     }
     cluster.node(leader).log_persisted(under_way.expect("on its way to the disk"), &mut Vec::new());
     assert!(!cluster.node(leader).status().is_leader);
