@@ -7,11 +7,14 @@
 //! ```
 //! A cut holds bytes back instead of closing connections, as a broken cable does: the other side hears nothing, and once it is
 //! mended what was under way arrives.
+//!
+//! Who dialled is found out beside, in the tables of the kernel. Until it is known, a connection counts as cut if any is to the
+//! member it leads to.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -31,6 +34,9 @@ pub enum Flow {
 pub type Way = (usize, usize);
 
 const PIECE_BYTES: usize = 64 << 10;
+/// The kernel takes its time where there are many sockets.
+const LOOKS: usize = 20;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 #[derive(Clone)]
 pub struct Network {
@@ -69,14 +75,26 @@ impl Network {
             let target = SocketAddr::from((Ipv4Addr::LOCALHOST, target));
             while let Ok((incoming, from)) = listener.accept().await {
                 let own = incoming.local_addr().expect("it is connected");
-                // A process that has died meanwhile has nothing to say.
-                let Some(source) = network.source(from.port(), own.port()) else { continue };
                 let Ok(outgoing) = TcpStream::connect(target).await else { continue };
                 let _ = (incoming.set_nodelay(true), outgoing.set_nodelay(true));
+                let source = Arc::new(OnceLock::new());
                 let (from_source, to_source) = incoming.into_split();
                 let (from_member, to_member) = outgoing.into_split();
-                tokio::spawn(pump(from_source, to_member, network.flows.subscribe(), (source, member)));
-                tokio::spawn(pump(from_member, to_source, network.flows.subscribe(), (member, source)));
+                let line =
+                    |is_inward| Line { network: network.clone(), source: Arc::clone(&source), member, is_inward };
+                tokio::spawn(pump(from_source, to_member, line(true)));
+                tokio::spawn(pump(from_member, to_source, line(false)));
+                let network = network.clone();
+                tokio::task::spawn_blocking(move || {
+                    // A process that has just begun may not have told its number.
+                    for _ in 0..LOOKS {
+                        if let Some(found) = network.source(from.port(), own.port()) {
+                            let _ = source.set(found);
+                            return network.flows.send_modify(|_| {});
+                        }
+                        std::thread::sleep(BETWEEN_LOOKS);
+                    }
+                });
             }
         });
     }
@@ -106,18 +124,38 @@ fn inode(from: u16, to: u16) -> Option<String> {
     })
 }
 
-async fn pump(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    mut flows: watch::Receiver<BTreeMap<Way, Flow>>,
-    way: Way,
-) {
+/// One direction of a connection to `member`.
+struct Line {
+    network: Network,
+    /// Set once it is known who opened it.
+    source: Arc<OnceLock<usize>>,
+    member: usize,
+    is_inward: bool,
+}
+
+impl Line {
+    /// While it is not known whose it is, it may be that of one who is cut off.
+    fn flow(&self, flows: &BTreeMap<Way, Flow>) -> Flow {
+        let way = |source| if self.is_inward { (source, self.member) } else { (self.member, source) };
+        match self.source.get() {
+            Some(source) => flows.get(&way(*source)).copied().unwrap_or(Flow::Open),
+            None => {
+                let may_be = |(from, to): &Way| [*from, *to].contains(&self.member);
+                let is_held = flows.iter().any(|(way, flow)| *flow == Flow::Held && may_be(way));
+                if is_held { Flow::Held } else { Flow::Open }
+            }
+        }
+    }
+}
+
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, line: Line) {
+    let mut flows = line.network.flows.subscribe();
     let mut piece = vec![0; PIECE_BYTES];
     loop {
         // The end of a connection is news, too.
         let length = from.read(&mut piece).await.unwrap_or(0);
         loop {
-            let flow = flows.borrow_and_update().get(&way).copied().unwrap_or(Flow::Open);
+            let flow = line.flow(&flows.borrow_and_update());
             match flow {
                 Flow::Open => break,
                 Flow::Slow(time) => {

@@ -143,12 +143,14 @@ impl Node {
         !self.disk_is_stuck && self.installing.is_none()
     }
 
-    /// Keeps the election time-out from coming, but not so that a vote for others would count as disloyal.
+    /// Keeps the election time-out from coming. Whoever leads and is not heard of for so long does not lead for this member
+    /// either: its clients must know, and it may vote for another.
     pub(super) fn hold_election_back(&mut self) {
         let raft = &mut self.raft.raft;
-        if raft.state != raft::StateRole::Leader {
-            let last = raft.randomized_election_timeout().saturating_sub(2);
-            raft.election_elapsed = raft.election_elapsed.min(last);
+        let last = raft.randomized_election_timeout().saturating_sub(2);
+        if raft.state != raft::StateRole::Leader && raft.election_elapsed > last {
+            raft.election_elapsed = last;
+            raft.leader_id = raft::INVALID_ID;
         }
     }
 }

@@ -18,7 +18,7 @@ const TIMEOUTS: [&str; 3] = [
     "etcdserver: request timed out, possibly due to previous leader failure",
     "etcdserver: request timed out, possibly due to connection lost",
 ];
-/// Etcd 3.4, for reads.
+/// Etcd 3.4, while there is nobody to send a proposal to.
 const OLD_TIMEOUT: &str = "context deadline exceeded";
 
 async fn a_member_without_a_majority_says_so_in_etcds_words(setup: Setup) {
@@ -93,7 +93,7 @@ async fn a_member_without_a_majority_says_so_in_etcds_words(setup: Setup) {
                 assert!(code == Code::Unavailable && message == "etcdserver: unhealthy cluster", "{what}: {error:?}");
                 continue;
             }
-            "range" if is_etcd => assert!(message == OLD_TIMEOUT || TIMEOUTS.contains(&message), "{error:?}"),
+            _ if is_etcd && message == OLD_TIMEOUT => {}
             "range" => assert_eq!((code, message), (Code::Unavailable, TIMEOUTS[0])),
             _ => assert!(code == Code::Unavailable && TIMEOUTS.contains(&message), "{what}: {error:?}"),
         }

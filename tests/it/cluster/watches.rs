@@ -21,13 +21,13 @@ const NO_LEADER: &str = "etcdserver: no leader";
 const OFTEN: &str = "--watch-progress-notify-interval=100ms";
 
 async fn a_watch_resumed_on_a_member_that_is_behind_waits_for_what_is_new(setup: Setup) {
-    resume_behind(Cluster::start_apart(&setup.flags([OFTEN]), 3), 100).await;
+    resume_behind(Cluster::start_apart(&setup.flags([OFTEN]), 3), 100, false).await;
 }
 
 async fn a_watch_resumed_on_a_member_that_gets_a_snapshot_waits_for_what_is_new(setup: Setup) {
     let flags = [OFTEN, "--snapshot-count=50", "--snapshot-catchup-entries=10"];
     let cluster = Cluster::start_apart(&setup.flags(flags), 3);
-    let behind = resume_behind(cluster, 1_000).await;
+    let behind = resume_behind(cluster, 1_000, true).await;
     assert!(behind.contains("\"applied snapshot\""), "it came back by its log");
 }
 
@@ -77,8 +77,9 @@ async fn local_revision(api: &Api) -> i64 {
     api.range(local).await.expect("answered").header.expect("a header").revision
 }
 
-/// A client that has seen the newest revision comes to a member that has not. Answers that one's log.
-async fn resume_behind(cluster: Cluster, puts: i64) -> String {
+/// A client that has seen the newest revision comes to a member that has not, which may need a snapshot to get there. Answers
+/// that one's log.
+async fn resume_behind(cluster: Cluster, puts: i64, is_cut: bool) -> String {
     let (behind, lagging) = cluster.follower().await;
     let ahead = cluster.servers[cluster.leader().await].api();
     for number in 0..10 {
@@ -89,6 +90,7 @@ async fn resume_behind(cluster: Cluster, puts: i64) -> String {
     let mut from_start = Seen::open(&lagging, 2).await;
     from_start.up_to(before).await;
     cluster.cut_off(behind);
+    let gone = lagging.status().await.expect("answered").raft_applied_index;
     let mut from_now = Seen::open(&lagging, before + 1).await;
     for number in 0..puts {
         let written = async || ahead.put_with(put(&format!("k{}", number % 7), "v")).await.ok();
@@ -111,6 +113,9 @@ async fn resume_behind(cluster: Cluster, puts: i64) -> String {
     assert_eq!(from_start.next, before + 1, "and it claims no more than it knows");
     from_start.stream.ask_progress().await;
 
+    if is_cut {
+        super::snapshots::is_cut(&cluster, cluster.leader_among(&ahead).await, gone + 1);
+    }
     cluster.mend();
     let mut resumed = Seen { stream: resumed, next: seen + 1, reports: 0 };
     for number in 0..20 {

@@ -339,6 +339,7 @@ fn a_leader_that_cannot_write_hands_over_and_does_not_come_back_before_it_can() 
         assert!(!cluster.node(leader).status().is_leader);
     }
     assert_eq!(cluster.leader(), None, "two are left, and one of them cannot write");
+    assert_eq!(cluster.node(leader).status().leader, None, "it does not take who is gone for its leader");
     let (_, owed) = cluster.stuck.take().expect("stuck until now");
     let mut effects = Vec::new();
     let last = *owed.last().expect("it was asked to write");
