@@ -44,9 +44,8 @@ use tokio_util::sync::CancellationToken;
 const THREADS_GRACE: Duration = Duration::from_secs(5);
 /// Before this member tries again to make itself known.
 const PUBLISH_PAUSE: Duration = Duration::from_millis(100);
-/// Threads that read what peers send. tokio wakes a second one whenever the first finds work, mostly for nothing: a lone
-/// client's put woke threads of the three members a tenth more often.
-const PEER_THREADS: usize = 1;
+/// Threads that read what peers send.
+const PEER_THREADS: usize = 2;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {

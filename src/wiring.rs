@@ -98,10 +98,10 @@ pub struct Started {
 /// Which actors share a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
-    /// RaftNode and the Applier share a thread, the LogWriter has its own, and so have the links to peers with their
-    /// connections; all others share one. Apart, RaftNode and the Applier cost a fifth more CPU for a put of a lone client:
-    /// two more wake-ups across threads. The Compactor is with RaftNode: it has next to nothing to do, and its tick wakes
-    /// nobody who is not woken by RaftNode's.
+    /// RaftNode, the Applier and the links to peers share a thread, the LogWriter has its own, and all others share one.
+    /// Apart, RaftNode and the Applier cost a fifth more CPU for a put of a lone client: two more wake-ups across threads.
+    /// So do the links, for a linearizable read: each message to a peer would wake one more thread, at both ends of the way.
+    /// The Compactor is with RaftNode: it has next to nothing to do, and its tick wakes nobody who is not woken by RaftNode's.
     Spread,
     /// All on the System's own thread.
     OneThread,
@@ -339,7 +339,7 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
         peer_links.address.do_send(PeerIntroduced { peer, urls });
     }
     peer_links.run(
-        &arbiters.peer_links,
+        &arbiters.raft_node,
         PeerLinks::new(peers, link_links, clock, metrics.clone(), log.new(o!("actor" => "PeerLinks"))),
     );
     snapshotter.run(
@@ -367,7 +367,6 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
 struct Arbiters {
     raft_node: actix::ArbiterHandle,
     log_writer: actix::ArbiterHandle,
-    peer_links: actix::ArbiterHandle,
     others: actix::ArbiterHandle,
 }
 
@@ -388,8 +387,7 @@ fn threads(placement: Placement) -> std::io::Result<(System, Arbiters, std::thre
             }
             Placement::OneThread => own.clone(),
         };
-        let arbiters =
-            Arbiters { raft_node: arbiter(), log_writer: arbiter(), peer_links: arbiter(), others: own.clone() };
+        let arbiters = Arbiters { raft_node: arbiter(), log_writer: arbiter(), others: own.clone() };
         let _ = sender.send((system, arbiters));
         // Ends with System::stop; the code it returns is ours and means nothing.
         let _ = runner.run();

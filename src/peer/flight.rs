@@ -2,7 +2,7 @@
 //! there.
 //!
 //! ```text
-//!   sent(now, bytes) ─▶ stamp, or 0       acknowledged(stamp, now) ─▶ round trip       is_lost(now)?
+//!   sent(now, bytes) ─▶ stamp, or 0       acknowledged(stamp, now) ─▶ round trip       look(now)?
 //! ```
 //! A stamp is the sender's clock, which the peer echoes. Not every envelope has one: an echo each would double the work of
 //! heartbeats and appends.
@@ -17,6 +17,15 @@ const STAMP_BYTES: usize = 256 << 10;
 /// A peer that takes less in a second is lost.
 const BYTES_PER_SEC_MIN: usize = 256 << 10;
 
+/// What is to be thought of the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    Present,
+    /// It is late; but it may be us who have not read yet what has come. Look again once that has been done.
+    Suspected,
+    Lost,
+}
+
 #[derive(Debug)]
 pub struct Flight {
     /// How long a lane may be silent while an answer is due.
@@ -29,6 +38,8 @@ pub struct Flight {
     heard_at: Duration,
     /// Since when the next envelope is to be stamped, whatever else.
     probe_due_since: Option<Duration>,
+    /// The last look found it late.
+    is_suspected: bool,
 }
 
 impl Flight {
@@ -40,6 +51,7 @@ impl Flight {
             stamped_at: Duration::ZERO,
             heard_at: now,
             probe_due_since: Some(now),
+            is_suspected: false,
         }
     }
 
@@ -81,9 +93,20 @@ impl Flight {
         Some(now.saturating_sub(Duration::from_nanos(stamp)))
     }
 
+    /// Whoever shares a thread with this may have held it up for longer than a peer may be silent. So nobody is lost at the
+    /// first look that finds it late.
+    pub fn look(&mut self, now: Duration) -> Look {
+        let is_late = self.is_late(now);
+        match (is_late, std::mem::replace(&mut self.is_suspected, is_late)) {
+            (false, _) => Look::Present,
+            (true, false) => Look::Suspected,
+            (true, true) => Look::Lost,
+        }
+    }
+
     /// Whether an answer is due that does not come, or the connection takes not even a probe. The more is on its way, the
     /// longer it may take.
-    pub fn is_lost(&self, now: Duration) -> bool {
+    fn is_late(&self, now: Duration) -> bool {
         let bytes = self.stamps.iter().map(|(_, bytes)| bytes).sum::<usize>() + self.bytes_unstamped;
         let on_the_way = Duration::from_secs_f64(bytes as f64 / BYTES_PER_SEC_MIN as f64);
         let silent_since = if self.stamps.is_empty() { self.probe_due_since } else { Some(self.heard_at) };
@@ -119,20 +142,20 @@ mod tests {
         let mut flight = Flight::new(SECOND, at(0));
         let stamp = flight.sent(at(0), 0);
         flight.acknowledged(stamp, at(0));
-        assert!(!flight.is_lost(at(60_000)));
+        assert!(!flight.is_late(at(60_000)));
         let stamp = flight.sent(at(60_000), 0);
-        assert!(!flight.is_lost(at(61_000)));
-        assert!(flight.is_lost(at(61_001)));
+        assert!(!flight.is_late(at(61_000)));
+        assert!(flight.is_late(at(61_001)));
         flight.acknowledged(stamp, at(61_002));
-        assert!(!flight.is_lost(at(90_000)));
+        assert!(!flight.is_late(at(90_000)));
     }
 
     #[test]
     fn whoever_is_sent_much_may_take_longer() {
         let mut flight = Flight::new(SECOND, at(0));
         flight.sent(at(0), 2 * BYTES_PER_SEC_MIN);
-        assert!(!flight.is_lost(at(3_000)));
-        assert!(flight.is_lost(at(3_001)));
+        assert!(!flight.is_late(at(3_000)));
+        assert!(flight.is_late(at(3_001)));
     }
 
     #[test]
@@ -142,8 +165,8 @@ mod tests {
         flight.acknowledged(stamp, at(1));
         assert!(flight.probe(at(500)));
         assert!(flight.probe(at(1_000)), "still due");
-        assert!(!flight.is_lost(at(1_500)));
-        assert!(flight.is_lost(at(1_501)));
+        assert!(!flight.is_late(at(1_500)));
+        assert!(flight.is_late(at(1_501)));
     }
 
     #[test]
@@ -155,6 +178,18 @@ mod tests {
         flight.acknowledged(stamp, at(1));
         assert!(flight.probe(at(2)));
         assert_ne!(flight.sent(at(2), 0), 0);
+    }
+
+    #[test]
+    fn a_peer_is_lost_when_it_is_still_late_after_what_has_come_was_read() {
+        let mut flight = Flight::new(SECOND, at(0));
+        let stamp = flight.sent(at(0), 0);
+        assert_eq!(flight.look(at(1_000)), Look::Present);
+        assert_eq!(flight.look(at(3_000)), Look::Suspected, "held up for two seconds");
+        flight.acknowledged(stamp, at(3_001));
+        assert_eq!(flight.look(at(3_010)), Look::Present);
+        flight.sent(at(4_000), 0);
+        assert_eq!([5_001, 5_011].map(|millis| flight.look(at(millis))), [Look::Suspected, Look::Lost]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::api::status::refusal_by_peer;
 use crate::ids::MemberId;
 use crate::membership::urls::Url;
 use crate::peer::dial::{DialError, dial};
-use crate::peer::flight::Flight;
+use crate::peer::flight::{Flight, Look};
 use crate::peer::guard::Refusal;
 use crate::peer::outbox::{Item, Outbox, outbox};
 use crate::peer::pauses::Pauses;
@@ -27,6 +27,8 @@ use tonic::{Status, Streaming};
 
 /// How often an idle lane is asked whether it is there.
 const PROBE_EVERY: Duration = Duration::from_millis(500);
+/// Enough to read what has come, if this thread was held up.
+const SECOND_LOOK_AFTER: Duration = Duration::from_millis(20);
 
 /// Why a lane is not open.
 #[derive(Debug, thiserror::Error)]
@@ -157,8 +159,13 @@ impl LaneTask {
                 _ = probes.tick() => {
                     let mut flight = flight.lock();
                     let now = self.clock.now();
-                    if flight.is_lost(now) {
-                        return Err(Closed::Silent(self.silence_max()));
+                    match flight.look(now) {
+                        Look::Present => {}
+                        Look::Suspected => {
+                            probes.reset_after(SECOND_LOOK_AFTER);
+                            continue;
+                        }
+                        Look::Lost => return Err(Closed::Silent(self.silence_max())),
                     }
                     let is_due = flight.probe(now);
                     drop(flight);

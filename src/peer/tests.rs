@@ -80,6 +80,8 @@ async fn what_is_sent_arrives_in_order_with_its_sender() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cut_is_told_to_raft_and_mended_by_itself() {
     let (mut a, mut b, proxy) = pair().await;
+    // The bulk lane is open, too: raft is not told of what never was.
+    a.until_carried(&mut b, append(A, B, 1, 10)).await;
     let connected_since = a.connections.load().since(B).expect("connected");
     for _ in 0..3 {
         proxy.cut();
@@ -100,6 +102,8 @@ async fn a_cut_is_told_to_raft_and_mended_by_itself() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_falls_silent_is_noticed_and_found_again() {
     let (mut a, mut b, proxy) = pair().await;
+    // The bulk lane is open, too: raft is not told of what never was.
+    a.until_carried(&mut b, append(A, B, 1, 10)).await;
     let before = a.clock.now();
     proxy.silence();
     a.is_not_connected_to(B).await;
