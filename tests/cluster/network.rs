@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -34,7 +34,7 @@ pub enum Flow {
 pub type Way = (usize, usize);
 
 const PIECE_BYTES: usize = 64 << 10;
-/// The kernel takes its time where there are many sockets.
+/// Its answer takes the kernel up to a second where there are many sockets: one look is for all who wait.
 const LOOKS: usize = 20;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
@@ -43,12 +43,35 @@ pub struct Network {
     flows: Arc<watch::Sender<BTreeMap<Way, Flow>>>,
     /// Of the running members.
     processes: Arc<Mutex<BTreeMap<usize, u32>>>,
+    strangers: Arc<Mutex<Vec<Stranger>>>,
+}
+
+/// A connection whose other end is not known yet.
+struct Stranger {
+    from: u16,
+    to: u16,
+    source: Weak<OnceLock<usize>>,
+    looks_left: usize,
 }
 
 impl Network {
     pub fn new() -> Self {
         let (flows, _) = watch::channel(BTreeMap::new());
-        Network { flows: Arc::new(flows), processes: Arc::default() }
+        let network = Network { flows: Arc::new(flows), processes: Arc::default(), strangers: Arc::default() };
+        let (flows, processes) = (Arc::downgrade(&network.flows), Arc::clone(&network.processes));
+        let strangers = Arc::clone(&network.strangers);
+        // Ends with the last proxy.
+        std::thread::spawn(move || {
+            while let Some(flows) = flows.upgrade() {
+                let found = introduce(&strangers, &processes);
+                if found {
+                    flows.send_modify(|_| {});
+                }
+                drop(flows);
+                std::thread::sleep(BETWEEN_LOOKS);
+            }
+        });
+        network
     }
 
     pub fn member_runs(&self, member: usize, process: u32) {
@@ -84,44 +107,60 @@ impl Network {
                     |is_inward| Line { network: network.clone(), source: Arc::clone(&source), member, is_inward };
                 tokio::spawn(pump(from_source, to_member, line(true)));
                 tokio::spawn(pump(from_member, to_source, line(false)));
-                let network = network.clone();
-                tokio::task::spawn_blocking(move || {
-                    // A process that has just begun may not have told its number.
-                    for _ in 0..LOOKS {
-                        if let Some(found) = network.source(from.port(), own.port()) {
-                            let _ = source.set(found);
-                            return network.flows.send_modify(|_| {});
-                        }
-                        std::thread::sleep(BETWEEN_LOOKS);
-                    }
-                });
+                let stranger =
+                    Stranger { from: from.port(), to: own.port(), source: Arc::downgrade(&source), looks_left: LOOKS };
+                network.strangers.lock().expect("nobody panics with it").push(stranger);
             }
         });
     }
+}
 
-    /// Whose socket it is that goes from port `from` to port `to`.
-    fn source(&self, from: u16, to: u16) -> Option<usize> {
-        let socket = format!("socket:[{}]", inode(from, to)?);
-        let processes = self.processes.lock().expect("nobody panics with it").clone();
-        processes.into_iter().find_map(|(member, process)| {
-            let mut descriptors = fs::read_dir(format!("/proc/{process}/fd")).ok()?;
-            let is_it = descriptors.any(|descriptor| {
-                let target = descriptor.and_then(|descriptor| fs::read_link(descriptor.path()));
-                target.is_ok_and(|target| target.as_os_str() == socket.as_str())
-            });
-            is_it.then_some(member)
-        })
+/// Finds out who the strangers are, with one look at the kernel's table; answers whether any was found. A process that has just
+/// begun may not have told its number: who is not found is looked for again.
+fn introduce(strangers: &Mutex<Vec<Stranger>>, processes: &Mutex<BTreeMap<usize, u32>>) -> bool {
+    let mut waiting = std::mem::take(&mut *strangers.lock().expect("nobody panics with it"));
+    waiting.retain(|stranger| stranger.source.strong_count() > 0);
+    if waiting.is_empty() {
+        return false;
     }
+    let Ok(table) = fs::read_to_string("/proc/net/tcp") else { return false };
+    let processes = processes.lock().expect("nobody panics with it").clone();
+    let waited = waiting.len();
+    waiting.retain_mut(|stranger| {
+        stranger.looks_left -= 1;
+        let found = inode(&table, stranger.from, stranger.to).and_then(|inode| owner(inode, &processes));
+        if let (Some(member), Some(source)) = (found, stranger.source.upgrade()) {
+            let _ = source.set(member);
+        }
+        found.is_none() && stranger.looks_left > 0
+    });
+    let any_found = waiting.len() < waited;
+    strangers.lock().expect("nobody panics with it").append(&mut waiting);
+    any_found
 }
 
 /// The kernel's number of the socket from port `from` to port `to`, both on this machine.
-fn inode(from: u16, to: u16) -> Option<String> {
-    let table = fs::read_to_string("/proc/net/tcp").ok()?;
+fn inode(table: &str, from: u16, to: u16) -> Option<&str> {
     let (from, to) = (format!("0100007F:{from:04X}"), format!("0100007F:{to:04X}"));
     table.lines().find_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        (fields.get(1) == Some(&from.as_str()) && fields.get(2) == Some(&to.as_str())).then(|| fields[9].to_owned())
+        let mut fields = line.split_whitespace().skip(1);
+        let is_it = fields.next() == Some(&from) && fields.next() == Some(&to);
+        if is_it { fields.nth(6) } else { None }
     })
+}
+
+/// The member whose process has that socket.
+fn owner(inode: &str, processes: &BTreeMap<usize, u32>) -> Option<usize> {
+    let socket = format!("socket:[{inode}]");
+    let has_it = |process: &u32| {
+        let mut descriptors = fs::read_dir(format!("/proc/{process}/fd")).ok()?;
+        let is_it = descriptors.any(|descriptor| {
+            let target = descriptor.and_then(|descriptor| fs::read_link(descriptor.path()));
+            target.is_ok_and(|target| target.as_os_str() == socket.as_str())
+        });
+        is_it.then_some(())
+    };
+    processes.iter().find(|(_, process)| has_it(process).is_some()).map(|(member, _)| *member)
 }
 
 /// One direction of a connection to `member`.
