@@ -73,7 +73,7 @@ pub struct HashPoint {
     pub hash: StateHash,
 }
 
-/// The hashes at the last indexes that are multiples of [`CHECKPOINT_EVERY`], ascending. As of this process: a restart begins
+/// The hashes at the last indexes that are multiples of `CHECKPOINT_EVERY`, ascending. As of this process: a restart begins
 /// anew. Cheap to copy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Checkpoints(Arc<VecDeque<HashPoint>>);
