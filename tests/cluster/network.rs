@@ -8,13 +8,13 @@
 //! A cut holds bytes back instead of closing connections, as a broken cable does: the other side hears nothing, and once it is
 //! mended what was under way arrives.
 //!
-//! Who dialled is found out beside, in the tables of the kernel. Until it is known, a connection counts as cut if any is to the
-//! member it leads to.
+//! Who dialled is found out beside, in the tables of the kernel, which take a second to read where there are ten thousand
+//! sockets. Until it is known, a connection counts as cut if any other is to or from the member that it leads to.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -32,23 +32,28 @@ pub enum Flow {
 
 /// From one member to another, by their numbers.
 pub type Way = (usize, usize);
+type Flows = BTreeMap<Way, Flow>;
 
 const PIECE_BYTES: usize = 64 << 10;
-/// The kernel takes its time where there are many sockets.
+/// A process that has just begun may not have told its number.
 const LOOKS: usize = 20;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 #[derive(Clone)]
 pub struct Network {
-    flows: Arc<watch::Sender<BTreeMap<Way, Flow>>>,
+    flows: Arc<watch::Sender<Flows>>,
     /// Of the running members.
     processes: Arc<Mutex<BTreeMap<usize, u32>>>,
+    unknown: mpsc::Sender<Unknown>,
 }
 
 impl Network {
     pub fn new() -> Self {
-        let (flows, _) = watch::channel(BTreeMap::new());
-        Network { flows: Arc::new(flows), processes: Arc::default() }
+        let (flows, processes) = (Arc::new(watch::channel(Flows::new()).0), Arc::default());
+        let (unknown, asked) = mpsc::channel();
+        let (lookup_flows, lookup_processes) = (Arc::clone(&flows), Arc::clone(&processes));
+        std::thread::spawn(move || look_up(&asked, &lookup_processes, &lookup_flows));
+        Network { flows, processes, unknown }
     }
 
     pub fn member_runs(&self, member: usize, process: u32) {
@@ -84,44 +89,57 @@ impl Network {
                     |is_inward| Line { network: network.clone(), source: Arc::clone(&source), member, is_inward };
                 tokio::spawn(pump(from_source, to_member, line(true)));
                 tokio::spawn(pump(from_member, to_source, line(false)));
-                let network = network.clone();
-                tokio::task::spawn_blocking(move || {
-                    // A process that has just begun may not have told its number.
-                    for _ in 0..LOOKS {
-                        if let Some(found) = network.source(from.port(), own.port()) {
-                            let _ = source.set(found);
-                            return network.flows.send_modify(|_| {});
-                        }
-                        std::thread::sleep(BETWEEN_LOOKS);
-                    }
-                });
+                // They end together.
+                let _ = network.unknown.send(Unknown { from: from.port(), to: own.port(), source, looks: 0 });
             }
         });
     }
+}
 
-    /// Whose socket it is that goes from port `from` to port `to`.
-    fn source(&self, from: u16, to: u16) -> Option<usize> {
-        let socket = format!("socket:[{}]", inode(from, to)?);
-        let processes = self.processes.lock().expect("nobody panics with it").clone();
-        processes.into_iter().find_map(|(member, process)| {
-            let mut descriptors = fs::read_dir(format!("/proc/{process}/fd")).ok()?;
-            let is_it = descriptors.any(|descriptor| {
-                let target = descriptor.and_then(|descriptor| fs::read_link(descriptor.path()));
-                target.is_ok_and(|target| target.as_os_str() == socket.as_str())
-            });
-            is_it.then_some(member)
-        })
+/// A connection of which only the ports are known.
+struct Unknown {
+    from: u16,
+    to: u16,
+    source: Arc<OnceLock<usize>>,
+    looks: usize,
+}
+
+/// Finds out who dials, until nobody asks any more.
+fn look_up(asked: &mpsc::Receiver<Unknown>, processes: &Mutex<BTreeMap<usize, u32>>, flows: &watch::Sender<Flows>) {
+    while let Ok(first) = asked.recv() {
+        let mut unknown = vec![first];
+        while !unknown.is_empty() {
+            unknown.extend(asked.try_iter());
+            let processes = processes.lock().expect("nobody panics with it").clone();
+            let sockets = sockets(&unknown);
+            for (member, process) in processes {
+                let Ok(descriptors) = fs::read_dir(format!("/proc/{process}/fd")) else { continue };
+                for target in descriptors.flatten().filter_map(|descriptor| fs::read_link(descriptor.path()).ok()) {
+                    if let Some(place) = target.to_str().and_then(|socket| sockets.get(socket)) {
+                        let _ = unknown[*place].source.set(member);
+                    }
+                }
+            }
+            unknown.iter_mut().for_each(|it| it.looks += 1);
+            unknown.retain(|it| it.source.get().is_none() && it.looks < LOOKS);
+            flows.send_modify(|_| {});
+            std::thread::sleep(BETWEEN_LOOKS);
+        }
     }
 }
 
-/// The kernel's number of the socket from port `from` to port `to`, both on this machine.
-fn inode(from: u16, to: u16) -> Option<String> {
-    let table = fs::read_to_string("/proc/net/tcp").ok()?;
-    let (from, to) = (format!("0100007F:{from:04X}"), format!("0100007F:{to:04X}"));
-    table.lines().find_map(|line| {
+/// What the kernel calls the ends that were dialled from, all on this machine; with the places of `unknown`.
+fn sockets(unknown: &[Unknown]) -> BTreeMap<String, usize> {
+    let address = |port: u16| format!("0100007F:{port:04X}");
+    let ends = unknown.iter().enumerate().map(|(place, it)| ((address(it.from), address(it.to)), place));
+    let wanted: BTreeMap<(String, String), usize> = ends.collect();
+    let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let found = table.lines().filter_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        (fields.get(1) == Some(&from.as_str()) && fields.get(2) == Some(&to.as_str())).then(|| fields[9].to_owned())
-    })
+        let place = wanted.get(&((*fields.get(1)?).to_owned(), (*fields.get(2)?).to_owned()))?;
+        Some((format!("socket:[{}]", fields.get(9)?), *place))
+    });
+    found.collect()
 }
 
 /// One direction of a connection to `member`.
@@ -135,7 +153,7 @@ struct Line {
 
 impl Line {
     /// While it is not known whose it is, it may be that of one who is cut off.
-    fn flow(&self, flows: &BTreeMap<Way, Flow>) -> Flow {
+    fn flow(&self, flows: &Flows) -> Flow {
         let way = |source| if self.is_inward { (source, self.member) } else { (self.member, source) };
         match self.source.get() {
             Some(source) => flows.get(&way(*source)).copied().unwrap_or(Flow::Open),
