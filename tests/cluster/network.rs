@@ -8,13 +8,13 @@
 //! A cut holds bytes back instead of closing connections, as a broken cable does: the other side hears nothing, and once it is
 //! mended what was under way arrives.
 //!
-//! Who dialled is found out beside, in the tables of the kernel. Until it is known, a connection counts as cut if any is to the
-//! member it leads to.
+//! Who dialled is found out beside, in the tables of the kernel, which take a second to read where there are ten thousand
+//! sockets. Until it is known, a connection counts as cut if any other is to or from the member that it leads to.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -32,46 +32,28 @@ pub enum Flow {
 
 /// From one member to another, by their numbers.
 pub type Way = (usize, usize);
+type Flows = BTreeMap<Way, Flow>;
 
 const PIECE_BYTES: usize = 64 << 10;
-/// Its answer takes the kernel up to a second where there are many sockets: one look is for all who wait.
+/// A process that has just begun may not have told its number.
 const LOOKS: usize = 20;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 #[derive(Clone)]
 pub struct Network {
-    flows: Arc<watch::Sender<BTreeMap<Way, Flow>>>,
+    flows: Arc<watch::Sender<Flows>>,
     /// Of the running members.
     processes: Arc<Mutex<BTreeMap<usize, u32>>>,
-    strangers: Arc<Mutex<Vec<Stranger>>>,
-}
-
-/// A connection whose other end is not known yet.
-struct Stranger {
-    from: u16,
-    to: u16,
-    source: Weak<OnceLock<usize>>,
-    looks_left: usize,
+    unknown: mpsc::Sender<Unknown>,
 }
 
 impl Network {
     pub fn new() -> Self {
-        let (flows, _) = watch::channel(BTreeMap::new());
-        let network = Network { flows: Arc::new(flows), processes: Arc::default(), strangers: Arc::default() };
-        let (flows, processes) = (Arc::downgrade(&network.flows), Arc::clone(&network.processes));
-        let strangers = Arc::clone(&network.strangers);
-        // Ends with the last proxy.
-        std::thread::spawn(move || {
-            while let Some(flows) = flows.upgrade() {
-                let found = introduce(&strangers, &processes);
-                if found {
-                    flows.send_modify(|_| {});
-                }
-                drop(flows);
-                std::thread::sleep(BETWEEN_LOOKS);
-            }
-        });
-        network
+        let (flows, processes) = (Arc::new(watch::channel(Flows::new()).0), Arc::default());
+        let (unknown, asked) = mpsc::channel();
+        let (lookup_flows, lookup_processes) = (Arc::clone(&flows), Arc::clone(&processes));
+        std::thread::spawn(move || look_up(&asked, &lookup_processes, &lookup_flows));
+        Network { flows, processes, unknown }
     }
 
     pub fn member_runs(&self, member: usize, process: u32) {
@@ -107,60 +89,57 @@ impl Network {
                     |is_inward| Line { network: network.clone(), source: Arc::clone(&source), member, is_inward };
                 tokio::spawn(pump(from_source, to_member, line(true)));
                 tokio::spawn(pump(from_member, to_source, line(false)));
-                let stranger =
-                    Stranger { from: from.port(), to: own.port(), source: Arc::downgrade(&source), looks_left: LOOKS };
-                network.strangers.lock().expect("nobody panics with it").push(stranger);
+                // They end together.
+                let _ = network.unknown.send(Unknown { from: from.port(), to: own.port(), source, looks: 0 });
             }
         });
     }
 }
 
-/// Finds out who the strangers are, with one look at the kernel's table; answers whether any was found. A process that has just
-/// begun may not have told its number: who is not found is looked for again.
-fn introduce(strangers: &Mutex<Vec<Stranger>>, processes: &Mutex<BTreeMap<usize, u32>>) -> bool {
-    let mut waiting = std::mem::take(&mut *strangers.lock().expect("nobody panics with it"));
-    waiting.retain(|stranger| stranger.source.strong_count() > 0);
-    if waiting.is_empty() {
-        return false;
-    }
-    let Ok(table) = fs::read_to_string("/proc/net/tcp") else { return false };
-    let processes = processes.lock().expect("nobody panics with it").clone();
-    let waited = waiting.len();
-    waiting.retain_mut(|stranger| {
-        stranger.looks_left -= 1;
-        let found = inode(&table, stranger.from, stranger.to).and_then(|inode| owner(inode, &processes));
-        if let (Some(member), Some(source)) = (found, stranger.source.upgrade()) {
-            let _ = source.set(member);
+/// A connection of which only the ports are known.
+struct Unknown {
+    from: u16,
+    to: u16,
+    source: Arc<OnceLock<usize>>,
+    looks: usize,
+}
+
+/// Finds out who dials, until nobody asks any more.
+fn look_up(asked: &mpsc::Receiver<Unknown>, processes: &Mutex<BTreeMap<usize, u32>>, flows: &watch::Sender<Flows>) {
+    while let Ok(first) = asked.recv() {
+        let mut unknown = vec![first];
+        while !unknown.is_empty() {
+            unknown.extend(asked.try_iter());
+            let processes = processes.lock().expect("nobody panics with it").clone();
+            let sockets = sockets(&unknown);
+            for (member, process) in processes {
+                let Ok(descriptors) = fs::read_dir(format!("/proc/{process}/fd")) else { continue };
+                for target in descriptors.flatten().filter_map(|descriptor| fs::read_link(descriptor.path()).ok()) {
+                    if let Some(place) = target.to_str().and_then(|socket| sockets.get(socket)) {
+                        let _ = unknown[*place].source.set(member);
+                    }
+                }
+            }
+            unknown.iter_mut().for_each(|it| it.looks += 1);
+            unknown.retain(|it| it.source.get().is_none() && it.looks < LOOKS);
+            flows.send_modify(|_| {});
+            std::thread::sleep(BETWEEN_LOOKS);
         }
-        found.is_none() && stranger.looks_left > 0
+    }
+}
+
+/// What the kernel calls the ends that were dialled from, all on this machine; with the places of `unknown`.
+fn sockets(unknown: &[Unknown]) -> BTreeMap<String, usize> {
+    let address = |port: u16| format!("0100007F:{port:04X}");
+    let ends = unknown.iter().enumerate().map(|(place, it)| ((address(it.from), address(it.to)), place));
+    let wanted: BTreeMap<(String, String), usize> = ends.collect();
+    let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let found = table.lines().filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let place = wanted.get(&((*fields.get(1)?).to_owned(), (*fields.get(2)?).to_owned()))?;
+        Some((format!("socket:[{}]", fields.get(9)?), *place))
     });
-    let any_found = waiting.len() < waited;
-    strangers.lock().expect("nobody panics with it").append(&mut waiting);
-    any_found
-}
-
-/// The kernel's number of the socket from port `from` to port `to`, both on this machine.
-fn inode(table: &str, from: u16, to: u16) -> Option<&str> {
-    let (from, to) = (format!("0100007F:{from:04X}"), format!("0100007F:{to:04X}"));
-    table.lines().find_map(|line| {
-        let mut fields = line.split_whitespace().skip(1);
-        let is_it = fields.next() == Some(&from) && fields.next() == Some(&to);
-        if is_it { fields.nth(6) } else { None }
-    })
-}
-
-/// The member whose process has that socket.
-fn owner(inode: &str, processes: &BTreeMap<usize, u32>) -> Option<usize> {
-    let socket = format!("socket:[{inode}]");
-    let has_it = |process: &u32| {
-        let mut descriptors = fs::read_dir(format!("/proc/{process}/fd")).ok()?;
-        let is_it = descriptors.any(|descriptor| {
-            let target = descriptor.and_then(|descriptor| fs::read_link(descriptor.path()));
-            target.is_ok_and(|target| target.as_os_str() == socket.as_str())
-        });
-        is_it.then_some(())
-    };
-    processes.iter().find(|(_, process)| has_it(process).is_some()).map(|(member, _)| *member)
+    found.collect()
 }
 
 /// One direction of a connection to `member`.
@@ -174,7 +153,7 @@ struct Line {
 
 impl Line {
     /// While it is not known whose it is, it may be that of one who is cut off.
-    fn flow(&self, flows: &BTreeMap<Way, Flow>) -> Flow {
+    fn flow(&self, flows: &Flows) -> Flow {
         let way = |source| if self.is_inward { (source, self.member) } else { (self.member, source) };
         match self.source.get() {
             Some(source) => flows.get(&way(*source)).copied().unwrap_or(Flow::Open),

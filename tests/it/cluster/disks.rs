@@ -60,7 +60,7 @@ async fn a_leader_whose_disk_stands_still_is_replaced_and_has_no_say_until_it_is
     let started = Instant::now();
     other.put("meanwhile", "v").await;
     let replaced = async || Some(leader_of(&other).await).filter(|leader| ![0, old_id].contains(leader));
-    let next = wait_for("another one leads", PATIENCE, replaced).await;
+    wait_for("another one leads", PATIENCE, replaced).await;
     let took = started.elapsed();
     assert!(took < 6 * ELECTION_TIMEOUT, "another one led only after {took:?}");
     for number in 0..20 {
