@@ -7,9 +7,9 @@
 //! ```
 
 use crate::cluster::{Endpoints, connect};
-use crate::history::{
+use castd_judge::history::{
     Answer, Compare, LeaseOperation, LeaseOutcome, LeaseRequest, Micros, Op, OpAnswer, Operation, Outcome, Pair,
-    Request,
+    Refusal, Request,
 };
 use etcd_client::{
     Client, CompareOp, DeleteOptions, DeleteResponse, Error, GetOptions, GetResponse, KeyValue, LeaseGrantOptions,
@@ -116,7 +116,7 @@ pub fn outcome_of(error: &Error) -> Outcome {
         _ => false,
     };
     let said = format!("{:?}: {}", status.code(), status.message());
-    if is_refusal { Outcome::Refused(said) } else { Outcome::Unknown(said) }
+    if is_refusal { Outcome::Refused(Refusal::Other(said)) } else { Outcome::Unknown(said) }
 }
 
 fn got(answer: &GetResponse) -> OpAnswer {
