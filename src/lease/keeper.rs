@@ -305,8 +305,7 @@ impl LeaseKeeper {
                 return self.send_revokes(now, term, effects);
             }
             Some(lease) => {
-                lease.deadline = now + lease.ttl();
-                lease.renewed = now;
+                renew(lease, now, id, &mut self.due);
                 if lease.checkpointed_secs != 0 || lease.checkpoint_sent {
                     // A leader elected now would count from the checkpoint: what is promised has to be in the log first.
                     self.waiting_for_reset.entry(id).or_default().push(request);
@@ -367,8 +366,7 @@ impl LeaseKeeper {
             self.waiting_for_revoke.entry(id).or_default().extend(waiting);
             return;
         }
-        lease.deadline = now + lease.ttl();
-        lease.renewed = now;
+        renew(lease, now, id, &mut self.due);
         let answer = Answer::Renewed { ttl_secs: lease.ttl_secs };
         effects.extend(waiting.into_iter().map(|request| Effect::Answer { request, answer }));
     }
@@ -518,6 +516,18 @@ impl LeaseKeeper {
         for request in waiting.into_iter().flat_map(BTreeMap::into_values).flatten() {
             effects.push(Effect::Answer { request, answer: Answer::NotLeader });
         }
+    }
+}
+
+/// The lease has its full time again. Its place among the due is corrected when that comes up; at once only if it would come
+/// up too late, as that of a lease does to which a new leader has given the time of an election on top.
+fn renew(lease: &mut Lease, now: Duration, id: LeaseId, due: &mut BTreeSet<(Duration, LeaseId)>) {
+    lease.renewed = now;
+    lease.deadline = now + lease.ttl();
+    if let Some(late) = lease.due.filter(|due| *due > lease.deadline) {
+        due.remove(&(late, id));
+        due.insert((lease.deadline, id));
+        lease.due = Some(lease.deadline);
     }
 }
 

@@ -56,6 +56,11 @@ impl PeerLinks {
         Ok(PeerLinks { children, next_attempt, departs_at, clock: Clock::start(), sent_bytes })
     }
 
+    /// Whether this attempt to reach `peer` is the one that counts: others are given up.
+    pub fn is_dialling(&self, peer: MemberId, attempt: u64) -> bool {
+        self.children.get(&peer).is_some_and(|child| child.attempt == attempt && child.lanes.is_none())
+    }
+
     pub fn handle(&mut self, mail: ToPeerLinks, around: &mut Around<'_>) {
         match mail {
             ToPeerLinks::Send { messages } => self.send(messages, around),
@@ -89,6 +94,7 @@ impl PeerLinks {
                 }
             }
             ToPeerLinks::Tick { now } => {
+                self.probe(around);
                 if self.departs_at.is_some_and(|at| now >= at) {
                     around.out.push(Out::Depart);
                 }
@@ -161,6 +167,19 @@ impl PeerLinks {
         }
         let pause = around.dice.time(Duration::from_millis(1), around.settings.election_timeout / 2);
         self.dial(peer, pause, around);
+    }
+
+    /// An idle lane is asked whether it is there.
+    fn probe(&mut self, around: &mut Around<'_>) {
+        let peers: Vec<MemberId> = self.children.keys().copied().collect();
+        for peer in peers {
+            let Some(lanes) = self.children.get(&peer).and_then(|child| child.lanes.as_ref()) else { continue };
+            for lane in lanes {
+                // A full lane says enough.
+                let _ = lane.outbox.push(Item::Probe);
+            }
+            self.flush(peer, around);
+        }
     }
 
     fn link_changed(&self, peer: MemberId, connected_since: Option<Duration>, around: &mut Around<'_>) {

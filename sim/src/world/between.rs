@@ -17,6 +17,10 @@ impl World {
     /// A member tries to open a link.
     pub(super) fn dial(&mut self, place: usize, peer: MemberId, attempt: u64, urls: &[String]) {
         let (boot, own) = (self.members[place].boots, self.members[place].id);
+        let running = self.members[place].running.as_ref();
+        if running.is_none_or(|running| !running.actors.peer_links.is_dialling(peer, attempt)) {
+            return;
+        }
         let there = network::place_of(urls).filter(|to| {
             let member = self.members.get(*to);
             member.is_some_and(|member| member.running.is_some() && member.paused_until <= self.now)

@@ -97,7 +97,8 @@ impl World {
         let until = self.now + CONVERGED_WITHIN;
         while !holds(self) {
             assert!(self.now < until, "in vain: {what}{}", self.state());
-            self.go_on_until(self.now + Duration::from_millis(50));
+            // Not together with anybody's ticks.
+            self.go_on_until(self.now + Duration::from_micros(53_713));
         }
     }
 
