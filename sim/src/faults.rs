@@ -28,8 +28,12 @@ kinds! {
     Crash,
     /// Of some, or all, at the same time.
     CrashSeveral,
-    /// Of one, at one of the next steps of its disk.
+    /// Of one, at one of the next steps of its disk,
     CrashAtStep,
+    /// and of some, each at its very next ones: in the middle of a write.
+    CrashBusy,
+    /// Of whoever installs a snapshot next, in the middle of that.
+    CrashAtInstall,
     /// One process ends, and its machine goes on.
     Kill,
     /// One process stands still.

@@ -7,7 +7,11 @@ use crate::faults::{self, Fault, FaultKind};
 use castd::config::AutoCompaction;
 use castd::raft::node::TICK;
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::time::Duration;
+
+/// One of so many seeds takes long: leases of minutes, which are checkpointed, and little else.
+const LONG_EVERY: u64 = 100;
 
 /// How often each kind of request is made, relative to the others.
 #[derive(Clone, Debug)]
@@ -37,6 +41,10 @@ pub struct Clients {
     pub operations: u64,
     /// Different ones; few make conflicts.
     pub distinct_keys: u64,
+    /// Some values are that long, and sometimes much longer.
+    pub value_bytes: u64,
+    /// In seconds.
+    pub ttl: RangeInclusive<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -80,22 +88,29 @@ impl Plan {
             .collect();
         let election_ticks = *dice.pick(&[10, 10, 15, 20]);
         let election = TICK * election_ticks as u32;
-        let faults_end = Duration::from_secs(dice.between(6, 14));
+        let is_long = dice.below(LONG_EVERY) == 0;
+        let faults_end = Duration::from_secs(if is_long { 900 } else { dice.between(6, 14) });
         let kinds: Vec<FaultKind> =
             FaultKind::ALL.iter().copied().filter(|kind| is_possible(*kind, members)).filter(|_| dice.chance(350)).collect();
-        let pause = dice.time(election, election * 12);
+        let pause = if is_long { Duration::from_secs(30) } else { dice.time(election, election * 12) };
         let start = Duration::from_millis(500);
         let faults = faults::schedule(&mut Dice::new(seed, "faults", 0), &kinds, start, faults_end, pause, election);
         let clients = Clients {
             keys: dice.between(2, 8) as usize,
-            leases: dice.below(4) as usize,
+            leases: if is_long { 4 } else { dice.below(4) as usize },
             watchers: dice.below(5) as usize,
             changes_members: dice.chance(400),
             compacts: dice.chance(600),
-            pause: *dice.pick(&[Duration::from_millis(2), Duration::from_millis(20), Duration::from_millis(60)]),
+            pause: if is_long {
+                Duration::from_secs(3)
+            } else {
+                *dice.pick(&[Duration::from_millis(2), Duration::from_millis(20), Duration::from_millis(60)])
+            },
             patience: *dice.pick(&[Duration::from_millis(400), Duration::from_secs(1), Duration::from_secs(3)]),
             operations: dice.between(100, 500),
             distinct_keys: dice.between(2, 16),
+            value_bytes: if dice.chance(40) { 60_000 } else { *dice.pick(&[30, 30, 30, 2_000]) },
+            ttl: if is_long { 301..=400 } else { 1..=3 },
         };
         Plan {
             seed,

@@ -83,7 +83,9 @@ impl Reconfigurer {
             }
             3..6 if voters.len() > *VOTERS.start() && !wants_more => Ask::RemoveMember { id: id(some) },
             _ if voters.len() < *VOTERS.end() => {
-                Ask::AddMember { peer_url: network::url(desk.next_place, 0), is_learner: dice.chance(600) }
+                let in_old_place = !desk.left_places.is_empty() && dice.chance(300);
+                let place = if in_old_place { *dice.pick(desk.left_places) } else { desk.next_place };
+                Ask::AddMember { peer_url: network::url(place, 0), is_learner: dice.chance(600) }
             }
             _ => Ask::RemoveMember { id: id(some) },
         }

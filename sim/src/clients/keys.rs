@@ -25,11 +25,13 @@ pub struct Keys {
     place: Option<usize>,
     /// Something to compare with.
     seen: Vec<Pair>,
+    value_bytes: u64,
 }
 
 impl Keys {
-    pub fn new(client: usize, _: &Plan) -> Self {
-        Keys { client, number: 0, under_way: None, place: None, seen: Vec::new() }
+    pub fn new(client: usize, plan: &Plan) -> Self {
+        let value_bytes = plan.clients.value_bytes;
+        Keys { client, number: 0, under_way: None, place: None, seen: Vec::new(), value_bytes }
     }
 
     pub fn waiting(&self) -> Option<u64> {
@@ -103,7 +105,8 @@ impl Keys {
 
     /// Each is written by one request only.
     fn value(&self, dice: &mut Dice, part: &str) -> String {
-        let filler = if dice.chance(10) { 1_500 } else { dice.index(30) };
+        let usual = self.value_bytes as usize;
+        let filler = if dice.chance(10) { usual * 4 } else { dice.index(usual).min(dice.index(usual * 2)) };
         format!("{}.{}{part}{}", self.client, self.number, "~".repeat(filler))
     }
 

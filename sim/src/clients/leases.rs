@@ -60,7 +60,8 @@ impl Leases {
         let dice = &mut self.dice;
         let Some(lease) = &mut self.lease else {
             self.granted += 1;
-            let ttl_secs = dice.between(1, 3) as i64;
+            let ttl = &desk.plan.clients.ttl;
+            let ttl_secs = dice.between(*ttl.start(), *ttl.end()) as i64;
             let lease = Lease {
                 id: (self.client as i64 + 1) << 32 | self.granted,
                 ttl_secs,

@@ -51,8 +51,9 @@ pub struct Desk<'a> {
     pub moves: &'a mut Vec<Move>,
     /// Where there may be a member.
     pub places: &'a [usize],
-    /// Where the next new member may be.
+    /// Where the next new member may be: nobody has been there, or whoever was has departed.
     pub next_place: usize,
+    pub left_places: &'a [usize],
     /// No more requests are begun.
     pub is_stopping: bool,
     /// The revision that watchers have to reach, once it is known.

@@ -93,13 +93,18 @@ pub struct Disk {
     log: MemoryLog,
     store: Arc<ForgetfulStore>,
     snapshots: BTreeMap<String, SnapshotFile>,
+    /// How often a start had to begin with an empty store.
+    pub rebuilt: u64,
+    /// The fuse blows so many steps after the next snapshot of a leader begins to take the log's place; and whether the last of
+    /// them is done.
+    pub trap: Option<(u64, bool)>,
 }
 
 impl Disk {
     pub fn new(storage: Storage) -> Self {
         let fuse = Fuse::default();
         let store = Arc::new(ForgetfulStore::new(storage.is_durable(), fuse.clone()));
-        Disk { storage, fuse, log: MemoryLog::new(), store, snapshots: BTreeMap::new() }
+        Disk { storage, fuse, log: MemoryLog::new(), store, snapshots: BTreeMap::new(), rebuilt: 0, trap: None }
     }
 
     /// The power goes and comes back.
@@ -152,6 +157,9 @@ impl Disk {
     }
 
     pub fn replace_log(&mut self, install: &Install) -> Result<(), LogError> {
+        if let Some((steps, is_last_done)) = self.trap.take() {
+            self.fuse.blow_after(steps, is_last_done);
+        }
         let log = &mut self.log;
         self.fuse.step(|| log.replace(install).map(drop))
     }
@@ -298,6 +306,7 @@ impl Stores for Disk {
     }
 
     fn replace(&mut self, _: &RecoveryError) -> Result<Arc<dyn Backend>, DiskError> {
+        self.rebuilt += 1;
         self.store = Arc::new(ForgetfulStore::new(self.storage.is_durable(), self.fuse.clone()));
         Ok(self.store())
     }

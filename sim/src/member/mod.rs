@@ -262,7 +262,12 @@ impl Member {
         self.boots += 1;
         let Turn { true_now, settings, .. } = turn;
         let started = self.clock.at(true_now);
+        if self.disk.load()?.pending_install.is_some() {
+            turn.checks.summary.count("a boot with a pending install");
+        }
+        let rebuilt = self.disk.rebuilt;
         let recovery::Recovered { machine, window } = self.disk.open_state()?;
+        turn.checks.summary.add_count("a boot that rebuilt the state", self.disk.rebuilt - rebuilt);
         let unix_nanos = u128::from(self.clock.unix_seconds(true_now).unsigned_abs()) * 1_000_000_000;
         let raft_settings = node::Settings {
             id: self.id,

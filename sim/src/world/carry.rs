@@ -222,7 +222,8 @@ impl World {
     /// A member was added: its process is started, once.
     pub(super) fn start_member(&mut self, id: MemberId, url: String) {
         let Some(place) = network::place_of(std::slice::from_ref(&url)) else { return };
-        if place != self.members.len() || self.place_of_member(id).is_some() {
+        let is_free = self.members.get(place).map_or(place == self.members.len(), |it| it.fate == Fate::Departed);
+        if !is_free || self.place_of_member(id).is_some() || self.checks.removed.contains(&id) {
             return;
         }
         // It learns of the cluster from whoever is up.
@@ -239,11 +240,22 @@ impl World {
         let storage = *dice.pick(&[Storage::Trusted, Storage::Doubted, Storage::Memory]);
         let error = self.plan.clock_error;
         let clock = Clock::new(dice.between(0, 2 * error.unsigned_abs()) as i64 - error);
-        self.members.push(Member::join(id, url, storage, clock, others));
+        let mut member = Member::join(id, url, storage, clock, others);
         self.checks.summary.count("a member joined");
+        match self.members.get_mut(place) {
+            Some(departed) => {
+                // What is still to happen in the old process does not happen in the new one.
+                member.boots = departed.boots;
+                *departed = member;
+                self.checks.summary.count("a member joined where another one had been");
+            }
+            None => {
+                self.members.push(member);
+                self.put(Duration::ZERO, Event::WriteBack { place });
+            }
+        }
         let after = dice.time(Duration::ZERO, Duration::from_millis(200));
         self.put(after, Event::Boot { place });
-        self.put(after, Event::WriteBack { place });
     }
 
     /// A store writes to its disk by itself, now and then.

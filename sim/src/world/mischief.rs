@@ -53,6 +53,14 @@ impl World {
         let some = |places: &[usize]| (!places.is_empty()).then(|| places[who as usize % places.len()]);
         match kind {
             FaultKind::Crash => some(&running).is_some_and(|place| self.crash(place, lasts)),
+            FaultKind::CrashBusy => {
+                let mut count = 0;
+                for place in running.into_iter().filter(|place| who >> (place % 60) & 1 == 1) {
+                    self.members[place].disk.fuse.blow_after(u64::from(strength) % 3, who >> 32 & 1 == 1);
+                    count += 1;
+                }
+                count > 0
+            }
             FaultKind::CrashSeveral => {
                 let all = strength < 300;
                 let chosen = running.iter().filter(|place| all || who >> (*place % 60) & 1 == 1);
@@ -67,6 +75,11 @@ impl World {
             FaultKind::CrashAtStep => {
                 let Some(place) = some(&running) else { return false };
                 self.members[place].disk.fuse.blow_after(u64::from(strength) % 60, who >> 32 & 1 == 1);
+                true
+            }
+            FaultKind::CrashAtInstall => {
+                let trap = (u64::from(strength) % 12, who >> 32 & 1 == 1);
+                self.members.iter_mut().for_each(|member| member.disk.trap = Some(trap));
                 true
             }
             FaultKind::Kill => some(&running).is_some_and(|place| self.kill(place, lasts)),
@@ -258,6 +271,7 @@ impl World {
             member.slow_disk = (1, Duration::ZERO);
             member.stuck_until = None;
             member.disk.fuse.mend();
+            member.disk.trap = None;
             if let Some(running) = &mut member.running {
                 running.shared.streams.values_mut().for_each(|stream| stream.stalled_until = Duration::ZERO);
             }

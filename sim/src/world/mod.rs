@@ -420,8 +420,8 @@ impl World {
     /// A client does something, and what it does is done.
     fn client(&mut self, number: usize, act: impl FnOnce(&mut Client, &mut Desk<'_>)) {
         let mut moves = std::mem::take(&mut self.moves);
-        let places: Vec<usize> =
-            (0..self.members.len()).filter(|place| self.members[*place].fate == Fate::Belongs).collect();
+        let (places, left_places): (Vec<usize>, Vec<usize>) =
+            (0..self.members.len()).partition(|place| self.members[*place].fate == Fate::Belongs);
         let Some(client) = self.clients.get_mut(number) else { return };
         let mut desk = Desk {
             now: self.now,
@@ -430,6 +430,7 @@ impl World {
             moves: &mut moves,
             places: &places,
             next_place: self.members.len(),
+            left_places: &left_places,
             is_stopping: self.is_stopping,
             watch_until: self.watch_until,
             newest: &mut self.newest,
