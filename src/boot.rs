@@ -20,9 +20,10 @@ use crate::raft::log::{EngineLog, EngineLogOptions, LogError, LogStore};
 use crate::raft::node::{Node, Settings, TICK};
 use crate::raft::terms::LogPosition;
 use crate::recovery::forced::{ForceError, Forced, go_on_alone};
-use crate::recovery::{self, Recovered, RecoveryError};
+use crate::recovery::{self, Recovered, RecoveryError, Stores};
 use crate::snapshot::policy::{PolicySettings, SnapshotPolicy};
 use crate::snapshot::{SnapshotError, SnapshotStore};
+use crate::state::Machine;
 use crate::state::portable::{self, PortableError};
 use crate::storage::{self, DataDir, DataDirError, Format, Notice, OpenedBackend};
 use crate::telemetry::clock::Clock;
@@ -169,35 +170,13 @@ fn raft_settings(config: &Config, id: MemberId, clock: Clock) -> Settings {
     }
 }
 
-/// The backend as it is if it fits the log; else one filled from the snapshot whose install was cut short, or from the newest
-/// one that fits.
 fn open_state(
     data_dir: &DataDir,
     log_store: &mut dyn LogStore,
     snapshots: &SnapshotStore,
     log: &Logger,
 ) -> Result<Recovered, BootError> {
-    let opened = open_backend(data_dir, log)?;
-    let recovered = match recovery::recover(log_store, Arc::clone(&opened)) {
-        Ok(recovered) => recovered,
-        Err(reason @ RecoveryError::BackendBehind { .. }) => {
-            match finish_install(data_dir, log_store, snapshots, log)? {
-                Some(recovered) => recovered,
-                None => {
-                    drop(opened);
-                    rebuild(data_dir, log_store, snapshots, reason, log)?
-                }
-            }
-        }
-        Err(reason @ (RecoveryError::BackendAhead { .. } | RecoveryError::State(_))) => {
-            drop(opened);
-            rebuild(data_dir, log_store, snapshots, reason, log)?
-        }
-        Err(error) => return Err(error.into()),
-    };
-    // The state has what was to be installed, or more.
-    log_store.clear_pending_install()?;
-    Ok(recovered)
+    recovery::open_state(log_store, &mut OnDisk { data_dir, snapshots, log })
 }
 
 /// Makes this member the only one of its cluster.
@@ -231,54 +210,53 @@ fn force(
     Ok(recovered)
 }
 
-/// The last life had accepted a snapshot of the leader, and ended before the state was replaced by it.
-fn finish_install(
-    data_dir: &DataDir,
-    log_store: &mut dyn LogStore,
-    snapshots: &SnapshotStore,
-    log: &Logger,
-) -> Result<Option<Recovered>, BootError> {
-    let Some(name) = log_store.load(LogIndex(u64::MAX))?.pending_install else { return Ok(None) };
-    let Some(file) = snapshots.find(&name)? else {
-        warn!(log, "the snapshot that was to be installed is missing"; "file" => name);
-        return Ok(None);
-    };
-    if let Err(error) = file.verify() {
-        let aside = snapshots.set_aside(&file)?;
-        warn!(log, "the snapshot that was to be installed is damaged"; "path" => %aside.display(), "error" => %error);
-        return Ok(None);
-    }
-    info!(log, "finishing the install of a received snapshot"; "snapshot-index" => file.position.index.0, "bytes" => file.bytes);
-    let machine = installation::replace_state(data_dir, &file)?;
-    Ok(Some(recovery::fit(log_store, machine)?))
+/// The stores of a data directory.
+struct OnDisk<'a> {
+    data_dir: &'a DataDir,
+    snapshots: &'a SnapshotStore,
+    log: &'a Logger,
 }
 
-/// Sets the backend aside and fills an empty one from the newest snapshot that the log continues.
-fn rebuild(
-    data_dir: &DataDir,
-    log_store: &mut dyn LogStore,
-    snapshots: &SnapshotStore,
-    reason: RecoveryError,
-    log: &Logger,
-) -> Result<Recovered, BootError> {
-    warn!(log, "the backend is rebuilt"; "error" => %reason);
-    if let Some(aside) = data_dir.set_backend_aside(reason.to_string())? {
-        warn!(log, "set the old backend aside"; "path" => %aside.moved_to.display());
+impl Stores for OnDisk<'_> {
+    type Error = BootError;
+
+    fn open(&mut self) -> Result<Arc<dyn Backend>, BootError> {
+        open_backend(self.data_dir, self.log)
     }
-    let backend = open_backend(data_dir, log)?;
-    let terms = log_store.load(LogIndex(u64::MAX))?.terms;
-    // Those that another member sent, and that were not installed, may be of a log that is not ours.
-    let continues = |position: LogPosition| terms.term(position.index.0) == Some(position.term.0);
-    if let Some((file, _)) = snapshots.newest_sound(continues)? {
-        info!(log, "filling the backend from a snapshot"; "snapshot-index" => file.position.index.0, "bytes" => file.bytes);
-        portable::fill(&file, backend.as_ref())?;
-    }
-    match recovery::recover(log_store, backend) {
-        Ok(recovered) => Ok(recovered),
-        Err(RecoveryError::BackendBehind { truncated, .. }) => {
-            Err(BootError::NothingLeft { truncated, snapshots: snapshots.dir().to_owned() })
+
+    fn install(&mut self, name: &str) -> Result<Option<Machine>, BootError> {
+        let Self { data_dir, snapshots, log } = self;
+        let Some(file) = snapshots.find(name)? else {
+            warn!(log, "the snapshot that was to be installed is missing"; "file" => name);
+            return Ok(None);
+        };
+        if let Err(error) = file.verify() {
+            let aside = snapshots.set_aside(&file)?;
+            warn!(log, "the snapshot that was to be installed is damaged"; "path" => %aside.display(), "error" => %error);
+            return Ok(None);
         }
-        Err(error) => Err(error.into()),
+        info!(log, "finishing the install of a received snapshot"; "snapshot-index" => file.position.index.0, "bytes" => file.bytes);
+        Ok(Some(installation::replace_state(data_dir, &file)?))
+    }
+
+    fn replace(&mut self, reason: &RecoveryError) -> Result<Arc<dyn Backend>, BootError> {
+        warn!(self.log, "the backend is rebuilt"; "error" => %reason);
+        if let Some(aside) = self.data_dir.set_backend_aside(reason.to_string())? {
+            warn!(self.log, "set the old backend aside"; "path" => %aside.moved_to.display());
+        }
+        open_backend(self.data_dir, self.log)
+    }
+
+    fn fill(&mut self, backend: &dyn Backend, continues: &dyn Fn(LogPosition) -> bool) -> Result<(), BootError> {
+        if let Some((file, _)) = self.snapshots.newest_sound(continues)? {
+            info!(self.log, "filling the backend from a snapshot"; "snapshot-index" => file.position.index.0, "bytes" => file.bytes);
+            portable::fill(&file, backend)?;
+        }
+        Ok(())
+    }
+
+    fn nothing_left(&self, truncated: LogIndex) -> BootError {
+        BootError::NothingLeft { truncated, snapshots: self.snapshots.dir().to_owned() }
     }
 }
 

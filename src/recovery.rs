@@ -1,8 +1,9 @@
 //! From what is on disk to cores that can go on: the first start, and every later one.
 //!
 //! ```text
-//!   LogStore + Backend ──begin, begin_joining──▶ first log        (a member's first start)
-//!                      ──recover──▶ Machine + Window
+//!   LogStore           ──begin, begin_joining──▶ first log       (a member's first start)
+//!   LogStore + Stores  ──open_state──▶ Machine + Window          (a backend that does not fit the log is replaced)
+//!   LogStore + Backend ──recover──▶ Machine + Window
 //!                      ──go_on_alone──▶ the same, of a member that is the only one left (forced.rs)
 //! ```
 //!
@@ -89,6 +90,87 @@ fn joining(index: u64, member: &Member) -> Entry {
     let mut entry = Entry { index, term: FIRST_TERM, data: change.encode_to_vec().into(), ..Default::default() };
     entry.set_entry_type(EntryType::EntryConfChange);
     entry
+}
+
+/// Where a start finds the state, and makes another store in its place.
+pub trait Stores {
+    type Error: From<LogError> + From<RecoveryError>;
+
+    /// The store as the last life has left it.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn open(&mut self) -> Result<Arc<dyn Backend>, Self::Error>;
+
+    /// Makes the state of the snapshot that has this name the member's; durable on return. `None` if that snapshot is missing
+    /// or damaged.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn install(&mut self, name: &str) -> Result<Option<Machine>, Self::Error>;
+
+    /// An empty store, in the place of one that is of no use.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn replace(&mut self, reason: &RecoveryError) -> Result<Arc<dyn Backend>, Self::Error>;
+
+    /// Fills an empty store from the newest sound snapshot of those that the log `continues`, if there is one.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn fill(&mut self, backend: &dyn Backend, continues: &dyn Fn(LogPosition) -> bool) -> Result<(), Self::Error>;
+
+    /// There is nothing to rebuild the state from.
+    fn nothing_left(&self, truncated: LogIndex) -> Self::Error;
+}
+
+/// The state as it is if it fits the log; else that of the snapshot whose install was cut short, or one rebuilt from the
+/// newest snapshot that fits.
+///
+/// # Errors
+/// When the disk fails, and when nothing is left to rebuild the state from.
+pub fn open_state<S: Stores>(log: &mut dyn LogStore, stores: &mut S) -> Result<Recovered, S::Error> {
+    let opened = stores.open()?;
+    let recovered = match recover(log, Arc::clone(&opened)) {
+        Ok(recovered) => recovered,
+        Err(reason @ RecoveryError::BackendBehind { .. }) => match finish_install(log, stores)? {
+            Some(recovered) => recovered,
+            None => {
+                drop(opened);
+                rebuild(log, stores, &reason)?
+            }
+        },
+        Err(reason @ (RecoveryError::BackendAhead { .. } | RecoveryError::State(_))) => {
+            drop(opened);
+            rebuild(log, stores, &reason)?
+        }
+        Err(error) => return Err(error.into()),
+    };
+    // The state has what was to be installed, or more.
+    log.clear_pending_install()?;
+    Ok(recovered)
+}
+
+/// The last life had accepted a snapshot of the leader, and ended before the state was replaced by it.
+fn finish_install<S: Stores>(log: &mut dyn LogStore, stores: &mut S) -> Result<Option<Recovered>, S::Error> {
+    let Some(name) = log.load(LogIndex(u64::MAX))?.pending_install else { return Ok(None) };
+    let Some(machine) = stores.install(&name)? else { return Ok(None) };
+    Ok(Some(fit(log, machine)?))
+}
+
+/// Begins with an empty store, and fills it from the newest snapshot that the log continues.
+fn rebuild<S: Stores>(log: &mut dyn LogStore, stores: &mut S, reason: &RecoveryError) -> Result<Recovered, S::Error> {
+    let backend = stores.replace(reason)?;
+    let terms = log.load(LogIndex(u64::MAX))?.terms;
+    // Those that another member sent, and that were not installed, may be of a log that is not ours.
+    let continues = |position: LogPosition| terms.term(position.index.0) == Some(position.term.0);
+    stores.fill(backend.as_ref(), &continues)?;
+    match recover(log, backend) {
+        Ok(recovered) => Ok(recovered),
+        Err(RecoveryError::BackendBehind { truncated, .. }) => Err(stores.nothing_left(truncated)),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Opens the state machine on `backend` and the window on `log`, and checks that they fit.

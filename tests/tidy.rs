@@ -4,7 +4,18 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const SOURCES: [&str; 7] = ["src", "backends", "proto/src", "tests", "examples", "bench", "fuzz/fuzz_targets"];
+const SOURCES: [&str; 10] = [
+    "src",
+    "backends",
+    "judge",
+    "proto/src",
+    "sim/src",
+    "sim/tests",
+    "tests",
+    "examples",
+    "bench",
+    "fuzz/fuzz_targets",
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

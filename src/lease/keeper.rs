@@ -231,6 +231,37 @@ impl LeaseKeeper {
         }
     }
 
+    /// What holds between two steps: only a leader has clocks, each lease has a place in them or is on its way out, and whoever
+    /// waits waits for something that is under way.
+    ///
+    /// # Panics
+    /// If it does not hold.
+    pub fn check_invariants(&self) {
+        if self.leading.is_none() {
+            assert!(self.due.is_empty() && self.checkpoints_due.is_empty() && self.expired.is_empty());
+            assert!(self.revoking.is_empty() && self.resetting.is_empty() && self.confirmed_at.is_none());
+            assert!(self.waiting_for_revoke.is_empty() && self.waiting_for_reset.is_empty());
+        }
+        let (mut due, mut checkpoints_due) = (0, 0);
+        for (id, lease) in &self.leases {
+            if let Some(at) = lease.due {
+                assert!(self.due.contains(&(at, *id)) && at <= lease.deadline, "lease {id} has no place among the due");
+                due += 1;
+            } else if self.leading.is_some() {
+                let goes = self.revoking.contains_key(id) || self.expired.contains(id);
+                assert!(goes, "lease {id} has expired, and nobody revokes it");
+            }
+            if let Some(at) = lease.checkpoint_due {
+                assert!(self.checkpoints_due.contains(&(at, *id)), "lease {id} has no place among the checkpoints");
+                checkpoints_due += 1;
+            }
+        }
+        assert_eq!((due, checkpoints_due), (self.due.len(), self.checkpoints_due.len()));
+        let is_expired = |id| self.leases.get(id).is_some_and(|lease| lease.due.is_none());
+        assert!(self.revoking.keys().all(is_expired) && self.waiting_for_revoke.keys().all(is_expired));
+        assert!(self.waiting_for_reset.keys().all(|id| self.resetting.contains_key(id)));
+    }
+
     /// `now` is monotonic, since an arbitrary start.
     pub fn step(&mut self, now: Duration, input: Input, effects: &mut Vec<Effect>) {
         match input {
@@ -274,8 +305,7 @@ impl LeaseKeeper {
                 return self.send_revokes(now, term, effects);
             }
             Some(lease) => {
-                lease.deadline = now + lease.ttl();
-                lease.renewed = now;
+                renew(lease, now, id, &mut self.due);
                 if lease.checkpointed_secs != 0 || lease.checkpoint_sent {
                     // A leader elected now would count from the checkpoint: what is promised has to be in the log first.
                     self.waiting_for_reset.entry(id).or_default().push(request);
@@ -336,8 +366,7 @@ impl LeaseKeeper {
             self.waiting_for_revoke.entry(id).or_default().extend(waiting);
             return;
         }
-        lease.deadline = now + lease.ttl();
-        lease.renewed = now;
+        renew(lease, now, id, &mut self.due);
         let answer = Answer::Renewed { ttl_secs: lease.ttl_secs };
         effects.extend(waiting.into_iter().map(|request| Effect::Answer { request, answer }));
     }
@@ -487,6 +516,18 @@ impl LeaseKeeper {
         for request in waiting.into_iter().flat_map(BTreeMap::into_values).flatten() {
             effects.push(Effect::Answer { request, answer: Answer::NotLeader });
         }
+    }
+}
+
+/// The lease has its full time again. Its place among the due is corrected when that comes up; at once only if it would come
+/// up too late, as that of a lease does to which a new leader has given the time of an election on top.
+fn renew(lease: &mut Lease, now: Duration, id: LeaseId, due: &mut BTreeSet<(Duration, LeaseId)>) {
+    lease.renewed = now;
+    lease.deadline = now + lease.ttl();
+    if let Some(late) = lease.due.filter(|due| *due > lease.deadline) {
+        due.remove(&(late, id));
+        due.insert((lease.deadline, id));
+        lease.due = Some(lease.deadline);
     }
 }
 

@@ -9,8 +9,10 @@
 
 use super::Outgoing;
 use crate::ids::{LogIndex, MemberId};
+use crate::raft::terms::LogPosition;
 use crate::raft::window::has_member;
 use crate::state::conf_state_from_row;
+use castd_proto::castdpb::SnapshotHeader;
 use raft::eraftpb::Message;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -34,32 +36,54 @@ pub enum Wanted {
     Prepare,
 }
 
+/// A snapshot that can be sent, wherever its bytes are.
+pub trait Sendable: Clone {
+    fn header(&self) -> &SnapshotHeader;
+}
+
+impl Sendable for Outgoing {
+    fn header(&self) -> &SnapshotHeader {
+        Outgoing::header(self)
+    }
+}
+
+fn position_of(snapshot: &impl Sendable) -> LogPosition {
+    LogPosition::new(snapshot.header().index, snapshot.header().term)
+}
+
 /// A snapshot on its way to a member.
 #[derive(Clone, Debug)]
-pub struct Parcel {
+pub struct Parcel<S = Outgoing> {
     pub to: MemberId,
     /// The MsgSnapshot that names it.
     pub message: Message,
-    pub snapshot: Outgoing,
+    pub snapshot: S,
 }
 
 #[derive(Debug)]
-struct Offered {
-    snapshot: Outgoing,
+struct Offered<S> {
+    snapshot: S,
     used_at: Duration,
 }
 
-#[derive(Debug, Default)]
-pub struct Outbound {
-    offered: Option<Offered>,
+#[derive(Debug)]
+pub struct Outbound<S = Outgoing> {
+    offered: Option<Offered<S>>,
     is_preparing: bool,
     not_before: Duration,
     /// With what each gets.
     under_way: BTreeMap<MemberId, LogIndex>,
-    waiting: VecDeque<Parcel>,
+    waiting: VecDeque<Parcel<S>>,
 }
 
-impl Outbound {
+impl<S> Default for Outbound<S> {
+    fn default() -> Self {
+        let (under_way, waiting) = Default::default();
+        Outbound { offered: None, is_preparing: false, not_before: Duration::ZERO, under_way, waiting }
+    }
+}
+
+impl<S: Sendable> Outbound<S> {
     /// Raft needs one for `to` that contains entry `index_min`. It asks again and again until it has one.
     pub fn wanted(&mut self, now: Duration, to: MemberId, index_min: LogIndex) -> Wanted {
         if self.is_preparing {
@@ -78,7 +102,7 @@ impl Outbound {
         Wanted::Prepare
     }
 
-    pub fn prepared(&mut self, now: Duration, snapshot: Outgoing) {
+    pub fn prepared(&mut self, now: Duration, snapshot: S) {
         self.is_preparing = false;
         self.offered = Some(Offered { snapshot, used_at: now });
     }
@@ -92,9 +116,9 @@ impl Outbound {
     ///
     /// # Errors
     /// Gives the receiver back if the snapshot is not offered any more.
-    pub fn send(&mut self, now: Duration, message: Message) -> Result<Option<Parcel>, MemberId> {
+    pub fn send(&mut self, now: Duration, message: Message) -> Result<Option<Parcel<S>>, MemberId> {
         let (to, metadata) = (MemberId(message.to), message.get_snapshot().get_metadata());
-        let is_meant = |offered: &&mut Offered| {
+        let is_meant = |offered: &&mut Offered<S>| {
             let header = offered.snapshot.header();
             (header.index, header.term) == (metadata.index, metadata.term)
         };
@@ -107,48 +131,48 @@ impl Outbound {
     }
 
     /// The transfer to `to` is over, well or not. Answers the next to begin.
-    pub fn ended(&mut self, now: Duration, to: MemberId) -> Option<Parcel> {
+    pub fn ended(&mut self, now: Duration, to: MemberId) -> Option<Parcel<S>> {
         let sent = self.under_way.remove(&to);
         if let Some(offered) = &mut self.offered
-            && sent == Some(offered.snapshot.position().index)
+            && sent == Some(position_of(&offered.snapshot).index)
         {
             offered.used_at = now;
         }
         self.next()
     }
 
-    fn next(&mut self) -> Option<Parcel> {
+    fn next(&mut self) -> Option<Parcel<S>> {
         if self.under_way.len() >= TRANSFERS_MAX {
             return None;
         }
         let place = self.waiting.iter().position(|parcel| !self.under_way.contains_key(&parcel.to))?;
         let parcel = self.waiting.remove(place)?;
-        self.under_way.insert(parcel.to, parcel.snapshot.position().index);
+        self.under_way.insert(parcel.to, position_of(&parcel.snapshot).index);
         Some(parcel)
     }
 
     /// Answers whether the offer was withdrawn just now.
     pub fn withdraw_unused(&mut self, now: Duration) -> bool {
         let is_in_use = !self.under_way.is_empty() || !self.waiting.is_empty();
-        let is_unused = |offered: &mut Offered| now >= offered.used_at + UNUSED_MAX;
+        let is_unused = |offered: &mut Offered<S>| now >= offered.used_at + UNUSED_MAX;
         !is_in_use && self.offered.take_if(is_unused).is_some()
     }
 
     /// What is offered, if anything is.
-    pub fn offered(&self) -> Option<&Outgoing> {
+    pub fn offered(&self) -> Option<&S> {
         self.offered.as_ref().map(|offered| &offered.snapshot)
     }
 
     /// The log is not to be cut above this.
     pub fn held(&self) -> Option<LogIndex> {
-        let offered = self.offered.iter().map(|offered| offered.snapshot.position().index);
-        let waiting = self.waiting.iter().map(|parcel| parcel.snapshot.position().index);
+        let offered = self.offered.iter().map(|offered| position_of(&offered.snapshot).index);
+        let waiting = self.waiting.iter().map(|parcel| position_of(&parcel.snapshot).index);
         offered.chain(waiting).chain(self.under_way.values().copied()).min()
     }
 }
 
 /// Whether `snapshot` reaches far enough, and knows its receiver: raft ignores one of a cluster that it is not in.
-pub fn will_do(snapshot: &Outgoing, to: MemberId, index_min: LogIndex) -> bool {
+pub fn will_do(snapshot: &impl Sendable, to: MemberId, index_min: LogIndex) -> bool {
     let header = snapshot.header();
     let conf_state = header.conf_state.clone().map(conf_state_from_row).unwrap_or_default();
     header.index >= index_min.0 && has_member(&conf_state, to.0)
@@ -158,7 +182,7 @@ pub fn will_do(snapshot: &Outgoing, to: MemberId, index_min: LogIndex) -> bool {
 mod tests {
     use super::*;
     use crate::snapshot::Exporting;
-    use castd_proto::castdpb::{ConfStateRow, SnapshotHeader};
+    use castd_proto::castdpb::ConfStateRow;
     use raft::eraftpb::MessageType;
 
     fn outgoing(index: u64, voters: &[u64]) -> Outgoing {

@@ -29,7 +29,7 @@ pub use membership::{MembershipChanged, membership_entry, replay_membership};
 pub use requests::Requests;
 pub use rolling::{Checkpoints, HashPoint, SCHEME as HASH_SCHEME, StateHash};
 pub use rows::AppliedPosition;
-pub(crate) use rows::{conf_state_from_row, conf_state_row};
+pub use rows::{conf_state_from_row, conf_state_row};
 pub use view::{Size, View};
 
 use castd_proto::etcdserverpb as pb;

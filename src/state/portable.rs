@@ -9,11 +9,14 @@
 use crate::ids::ClusterId;
 use crate::mvcc::StoreError;
 use crate::raft::terms::LogPosition;
-use crate::snapshot::{Exported, Exporting, Outgoing, SnapshotError, SnapshotFile, SnapshotStore};
+use crate::snapshot::{
+    Exported, Exporting, Outgoing, SnapshotError, SnapshotFile, SnapshotReader, SnapshotStore, SnapshotWriter, Summary,
+};
 use crate::state::View;
 use crate::state::rows;
 use castd_backend_api::{Backend, BackendError, Op, Table, WriteBatch};
 use castd_proto::castdpb::SnapshotHeader;
+use std::io::{Read, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -62,6 +65,16 @@ pub fn take_timed(
     taking.finish()?;
     store.keep(KEPT, view.applied)?;
     Ok(LogPosition { index: view.applied, term: view.term })
+}
+
+/// Writes the state as of `view` to `out`, and gives that back with what was written.
+///
+/// # Errors
+/// When `out` or the backend fails.
+pub fn write<W: Write>(out: W, view: &View, cluster: ClusterId) -> Result<(W, Summary), PortableError> {
+    let mut writer = SnapshotWriter::create(out, &header(view, cluster))?;
+    write_rows(view, |table, key, value| Ok(writer.row(table, key, value)?))?;
+    Ok(writer.finish()?)
 }
 
 /// Writes the state as of `view` into a file without a name in `dir`. `is_wanted` is asked now and then.
@@ -145,7 +158,14 @@ fn write_rows(
 /// # Errors
 /// When the file is damaged, or the disk fails.
 pub fn fill(file: &SnapshotFile, backend: &dyn Backend) -> Result<(), PortableError> {
-    let mut reader = file.open()?;
+    fill_from(file.open()?, backend)
+}
+
+/// As [`fill`], from wherever the bytes are.
+///
+/// # Errors
+/// As [`fill`].
+pub fn fill_from<R: Read>(mut reader: SnapshotReader<R>, backend: &dyn Backend) -> Result<(), PortableError> {
     let mut batch = WriteBatch::new();
     let mut meta = WriteBatch::new();
     while let Some(rows) = reader.next_rows()? {

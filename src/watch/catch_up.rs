@@ -83,6 +83,10 @@ impl Cohort {
         CatchUpBatch { cohort: self.number, outcome: Outcome::Read { through, deliveries } }
     }
 
+    pub(super) fn watchers(&self) -> impl Iterator<Item = WatcherRef> {
+        self.members.iter().map(|member| member.watcher)
+    }
+
     /// A read of more revisions would not fit into one response.
     pub fn revisions_max(&self) -> usize {
         self.limits.revisions_max
@@ -106,6 +110,14 @@ impl Waiting {
     pub fn add(&mut self, next: Revision, watcher: u32) {
         self.by_revision.insert((next, watcher));
         self.arrivals.push_back((next, watcher));
+    }
+
+    pub fn contains(&self, next: Revision, watcher: u32) -> bool {
+        self.by_revision.contains(&(next, watcher))
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_revision.len()
     }
 
     pub fn remove(&mut self, next: Revision, watcher: u32) {

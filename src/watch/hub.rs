@@ -215,6 +215,51 @@ impl Hub {
         Stats { streams: self.streams.len(), watchers: self.watchers.len() - self.free.len(), lagging: self.lagging }
     }
 
+    /// What holds between two steps: each watcher is in one place, and all who count it agree.
+    ///
+    /// # Panics
+    /// If it does not hold.
+    pub fn check_invariants(&self) {
+        let mut counts: BTreeMap<StreamId, [usize; 4]> = BTreeMap::new();
+        let (mut waiting, mut parked, mut lagging) = (0, 0, 0);
+        let reading: BTreeSet<(u32, u64)> =
+            self.reading.values().flat_map(|cohort| cohort.watchers()).map(|it| (it.slot, it.serial)).collect();
+        for (slot, watcher) in (0..).zip(&self.watchers) {
+            let Some(watcher) = watcher else { continue };
+            let [alive, lags, future, is_parked] = counts.entry(watcher.stream).or_default();
+            *alive += 1;
+            match watcher.state {
+                State::InSync(place) => {
+                    assert_eq!(self.interests.watcher_at(place), Some(slot), "a watcher is not where it says");
+                    let is_to_come = watcher.start > self.revision;
+                    assert_eq!(self.future.contains(&(watcher.start, slot)), is_to_come, "start {}", watcher.start);
+                    *future += usize::from(is_to_come);
+                    continue;
+                }
+                State::Waiting { next } => {
+                    assert!(self.waiting.contains(next, slot), "a watcher waits and is not waited for");
+                    assert!((self.compacted..=self.revision).contains(&next), "a watcher waits for {next}");
+                    waiting += 1;
+                }
+                State::Parked { next } => {
+                    assert!(self.parked.contains(&(next, slot)), "a watcher is parked nowhere");
+                    assert!((self.compacted..=self.revision).contains(&next), "a watcher is parked at {next}");
+                    parked += 1;
+                    *is_parked += 1;
+                }
+                State::Reading => assert!(reading.contains(&(slot, watcher.serial)), "nobody reads for a watcher"),
+            }
+            *lags += 1;
+            lagging += 1;
+        }
+        assert_eq!((waiting, parked, lagging), (self.waiting.len(), self.parked.len(), self.lagging));
+        assert!(self.reading.len() <= self.limits.reads_max);
+        for (id, [alive, lags, future, parked]) in counts {
+            let found = self.streams.get(id).map(|it| [it.alive, it.lagging, it.future, it.parked.len()]);
+            assert_eq!(found, Some([alive, lags, future, parked]), "a stream's counts");
+        }
+    }
+
     /// `now` is the time since an arbitrary start and never goes back.
     pub fn step(&mut self, now: Duration, input: Input, effects: &mut Vec<Effect>) {
         match input {

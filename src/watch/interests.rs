@@ -77,6 +77,12 @@ impl Interests {
         }
     }
 
+    /// Who is there.
+    pub fn watcher_at(&self, place: Place) -> Option<u32> {
+        let interest = self.interests.get(place.interest as usize)?;
+        interest.members.get(place.position as usize).map(|member| member.watcher)
+    }
+
     pub fn join(&mut self, selector: &Selector, member: Member) -> Place {
         let known = match selector {
             Selector::Key(key) => self.keys.get(key).copied(),

@@ -157,6 +157,7 @@ impl World {
     fn step(&mut self, input: Input) {
         let mut effects = Vec::new();
         self.hub.step(self.now, input, &mut effects);
+        self.hub.check_invariants();
         for effect in effects {
             match effect {
                 Effect::CatchUp(cohort) => {

@@ -7,13 +7,13 @@
 //! ```
 
 use crate::cluster::{Endpoints, connect};
-use crate::history::{
+use castd_judge::history::{
     Answer, Compare, LeaseOperation, LeaseOutcome, LeaseRequest, Micros, Op, OpAnswer, Operation, Outcome, Pair,
-    Request,
+    Refusal, Request,
 };
 use etcd_client::{
     Client, CompareOp, DeleteOptions, DeleteResponse, Error, GetOptions, GetResponse, KeyValue, LeaseGrantOptions,
-    PutOptions, PutResponse, Txn, TxnOp, TxnOpResponse,
+    PutOptions, PutResponse, Txn, TxnOp, TxnOpResponse, TxnResponse,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -116,7 +116,7 @@ pub fn outcome_of(error: &Error) -> Outcome {
         _ => false,
     };
     let said = format!("{:?}: {}", status.code(), status.message());
-    if is_refusal { Outcome::Refused(said) } else { Outcome::Unknown(said) }
+    if is_refusal { Outcome::Refused(Refusal::Other(said)) } else { Outcome::Unknown(said) }
 }
 
 fn got(answer: &GetResponse) -> OpAnswer {
@@ -146,14 +146,44 @@ fn txn_op(op: &Op) -> TxnOp {
         Op::DeleteAll { prefix } => {
             TxnOp::delete(prefix.as_str(), Some(DeleteOptions::new().with_prev_key().with_prefix()))
         }
+        Op::Past { prefix, revision } => {
+            TxnOp::get(prefix.as_str(), Some(GetOptions::new().with_prefix().with_revision(*revision)))
+        }
+        Op::Nested(request) => TxnOp::txn(txn(request)),
     }
+}
+
+fn txn(request: &Request) -> Txn {
+    let compares: Vec<_> = request
+        .compares
+        .iter()
+        .map(|compare| match compare {
+            Compare::Modified { key, is } => etcd_client::Compare::mod_revision(key.as_str(), CompareOp::Equal, *is),
+            Compare::Value { key, is } => etcd_client::Compare::value(key.as_str(), CompareOp::Equal, is.as_str()),
+        })
+        .collect();
+    let ops = |ops: &[Op]| ops.iter().map(txn_op).collect::<Vec<_>>();
+    Txn::new().when(compares).and_then(ops(&request.success)).or_else(ops(&request.failure))
+}
+
+fn results(answer: &TxnResponse) -> Vec<OpAnswer> {
+    let responses = answer.op_responses();
+    let results = responses.iter().map(|result| match result {
+        TxnOpResponse::Get(answer) => got(answer),
+        TxnOpResponse::Put(answer) => put(answer),
+        TxnOpResponse::Delete(answer) => deleted(answer),
+        TxnOpResponse::Txn(answer) => OpAnswer::Nested { succeeded: answer.succeeded(), results: results(answer) },
+    });
+    results.collect()
 }
 
 /// Asks for it in the way that etcd's API has for it.
 async fn send(client: &mut Client, request: &Request) -> Result<Answer, Error> {
     let revision =
         |header: Option<&etcd_client::ResponseHeader>| header.map_or(0, etcd_client::ResponseHeader::revision);
-    if let ([], [op]) = (&request.compares[..], &request.success[..]) {
+    if let ([], [op]) = (&request.compares[..], &request.success[..])
+        && !matches!(op, Op::Nested(_))
+    {
         let mut options = GetOptions::new();
         if request.is_serializable {
             options = options.with_serializable();
@@ -180,28 +210,16 @@ async fn send(client: &mut Client, request: &Request) -> Result<Answer, Error> {
                 let answer = client.delete(prefix.as_str(), Some(options)).await?;
                 (revision(answer.header()), deleted(&answer))
             }
+            Op::Past { prefix, revision: at } => {
+                let answer = client.get(prefix.as_str(), Some(options.with_prefix().with_revision(*at))).await?;
+                (revision(answer.header()), got(&answer))
+            }
+            Op::Nested(_) => unreachable!("it is a transaction"),
         };
         return Ok(Answer { revision, succeeded: true, results: vec![result] });
     }
-    let compares: Vec<_> = request
-        .compares
-        .iter()
-        .map(|compare| match compare {
-            Compare::Modified { key, is } => etcd_client::Compare::mod_revision(key.as_str(), CompareOp::Equal, *is),
-            Compare::Value { key, is } => etcd_client::Compare::value(key.as_str(), CompareOp::Equal, is.as_str()),
-        })
-        .collect();
-    let ops = |ops: &[Op]| ops.iter().map(txn_op).collect::<Vec<_>>();
-    let txn = Txn::new().when(compares).and_then(ops(&request.success)).or_else(ops(&request.failure));
-    let answer = client.txn(txn).await?;
-    let responses = answer.op_responses();
-    let results = responses.iter().map(|result| match result {
-        TxnOpResponse::Get(answer) => got(answer),
-        TxnOpResponse::Put(answer) => put(answer),
-        TxnOpResponse::Delete(answer) => deleted(answer),
-        TxnOpResponse::Txn(_) => unreachable!("none was asked for"),
-    });
-    Ok(Answer { revision: revision(answer.header()), succeeded: answer.succeeded(), results: results.collect() })
+    let answer = client.txn(txn(request)).await?;
+    Ok(Answer { revision: revision(answer.header()), succeeded: answer.succeeded(), results: results(&answer) })
 }
 
 /// Sends it, waits, and writes it down.

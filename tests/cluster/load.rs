@@ -1,10 +1,10 @@
 //! Clients and watchers at work, from the first request to the verdict.
 
-use crate::check::{leases, registers, revisions, truth, watches};
 use crate::clients::{self, Shared};
 use crate::cluster::{Cluster, connect};
-use crate::history::{History, LeaseOperation, Operation, Outcome, Watch};
 use crate::watchers::{self, Wish};
+use castd_judge::check::{leases, registers, revisions, truth, watches};
+use castd_judge::history::{History, LeaseOperation, Operation, Outcome, Refusal, Watch};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -108,14 +108,14 @@ fn judge(history: &History, compacted: i64) -> Result<Verdict, String> {
             Outcome::Unknown(_) => unknown += 1,
             Outcome::Refused(_) => {}
         }
-        let (Outcome::Unknown(said) | Outcome::Refused(said)) = &operation.outcome else { continue };
+        let (Outcome::Unknown(said) | Outcome::Refused(Refusal::Other(said))) = &operation.outcome else { continue };
         *errors.entry(said.clone()).or_default() += 1;
     }
     let log = truth::log_of(history)?;
     let (operations, ends) = revisions::check(history, &log)?;
     let registers = registers::check(history, "reg/")?;
     let watches = watches::check(history, &log, compacted)?;
-    let leases = leases::check(history, &log, &ends)?;
+    let leases = leases::check(history, &log, &ends, leases::ClockError::default())?;
     Ok(Verdict { operations, registers, watches, leases, unknown, errors, compacted })
 }
 

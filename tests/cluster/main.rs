@@ -2,29 +2,23 @@
 //!
 //! ```text
 //!   campaign       faults at random under load
-//!   changes        members come and go               clients, watchers ──▶ history ──▶ check/ ──▶ verdict
-//!   rolling        restarts in turn                       │ load                         ▲
-//!   corruption     a value flipped: who notices?          ▼                            model: what it has to be like
+//!   changes        members come and go               clients, watchers ──▶ history ──▶ castd-judge ──▶ verdict
+//!   rolling        restarts in turn                       │ load
+//!   corruption     a value flipped: who notices?          ▼
 //!                                       faults ──▶ member ◀── network (proxies) ──▶ member
-//!
-//!   hand_made      the judges themselves, on histories with planted violations
 //! ```
 //! `CASTD_CLUSTER_SEED` repeats the choice of faults and requests; what becomes of them is the machine's.
 #![expect(clippy::disallowed_methods, reason = "processes live in real time, so their tests do")]
 
 mod campaign;
 mod changes;
-mod check;
 mod clients;
 mod cluster;
 #[cfg(all(feature = "rocksdb", feature = "sled"))]
 mod corruption;
 mod faults;
-mod hand_made;
-mod history;
 mod load;
 mod member;
-mod model;
 mod network;
 #[cfg(all(feature = "rocksdb", feature = "sled"))]
 mod rolling;

@@ -1,7 +1,7 @@
 //! Watchers that write down what they are told, and go on elsewhere when their member goes away, or just so.
 
 use crate::clients::{Connection, Shared, pair};
-use crate::history::{Event, Told, Watch};
+use castd_judge::history::{Event, Told, Watch};
 use etcd_client::{EventType, WatchOptions, WatchResponse, WatchStream};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

@@ -24,6 +24,7 @@ impl Keeper {
     fn step(&mut self, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.core.step(self.now, input, &mut effects);
+        self.core.check_invariants();
         effects
     }
 
@@ -83,6 +84,19 @@ fn a_lease_kept_alive_lives() {
         assert_eq!(effects, answers(request, Answer::Renewed { ttl_secs: 5 }));
     }
     assert_eq!(keeper.core.due.len(), 1);
+    assert_eq!(keeper.pass(5), [expired(&[1])]);
+}
+
+/// A new leader gives it the time of an election on top; who keeps it alive then has asked for no more than its time.
+#[test]
+fn a_lease_kept_alive_at_once_by_a_new_leader_ends_no_later_than_any_other() {
+    let core = LeaseKeeper::new(&LeaseTable::default(), Duration::from_secs(1));
+    let mut keeper = Keeper { core, now: Duration::ZERO, requests: 0 };
+    keeper.grant(1, 5);
+    keeper.step(Input::LeaderChanged { leading: Some(TERM) });
+    let (request, effects) = keeper.keep_alive(1, true);
+    assert_eq!(effects, answers(request, Answer::Renewed { ttl_secs: 5 }));
+    keeper.core.check_invariants();
     assert_eq!(keeper.pass(5), [expired(&[1])]);
 }
 

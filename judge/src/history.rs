@@ -43,11 +43,22 @@ pub enum Op {
     DeleteAll {
         prefix: String,
     },
+    /// What was there at an earlier revision.
+    Past {
+        prefix: String,
+        revision: i64,
+    },
+    /// A request in the place of an operation.
+    Nested(Box<Request>),
 }
 
 impl Op {
     pub fn is_write(&self) -> bool {
-        !matches!(self, Op::Get { .. } | Op::List { .. })
+        match self {
+            Op::Get { .. } | Op::List { .. } | Op::Past { .. } => false,
+            Op::Put { .. } | Op::Delete { .. } | Op::DeleteAll { .. } => true,
+            Op::Nested(request) => request.may_write(),
+        }
     }
 }
 
@@ -91,9 +102,19 @@ impl Request {
         self.success.iter().chain(&self.failure).any(Op::is_write)
     }
 
+    /// All operations that it could come to, those of nested requests included.
+    pub fn ops(&self) -> impl Iterator<Item = &Op> {
+        self.success.iter().chain(&self.failure).flat_map(|op| -> Box<dyn Iterator<Item = &Op>> {
+            match op {
+                Op::Nested(request) => Box::new(request.ops()),
+                other => Box::new(std::iter::once(other)),
+            }
+        })
+    }
+
     /// The values that it would write; each is written by one request only.
     pub fn values(&self) -> impl Iterator<Item = &str> {
-        self.success.iter().chain(&self.failure).filter_map(|op| match op {
+        self.ops().filter_map(|op| match op {
             Op::Put { value, .. } => Some(value.as_str()),
             _ => None,
         })
@@ -105,6 +126,7 @@ pub enum OpAnswer {
     Got(Vec<Pair>),
     Put { previous: Option<Pair> },
     Deleted(Vec<Pair>),
+    Nested { succeeded: bool, results: Vec<OpAnswer> },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,11 +136,22 @@ pub struct Answer {
     pub results: Vec<OpAnswer>,
 }
 
+/// Why a request was not carried out, by the rules of the key space.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// What it asked for is compacted.
+    Compacted,
+    /// It asked for a revision that is still to come.
+    Future,
+    /// The lease that it names is not there.
+    NoLease,
+    Other(String),
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Answered(Answer),
-    /// By the rules of the key space: it was not carried out.
-    Refused(String),
+    Refused(Refusal),
     Unknown(String),
 }
 
@@ -167,6 +200,23 @@ pub struct LeaseOperation {
     pub returned: Micros,
     pub request: LeaseRequest,
     pub outcome: LeaseOutcome,
+}
+
+/// History below `revision` was given up, or was to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compaction {
+    pub revision: i64,
+    pub invoked: Micros,
+    pub returned: Micros,
+    pub outcome: CompactionOutcome,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CompactionOutcome {
+    Done,
+    /// Somebody else has compacted that far, or the revision is still to come.
+    Refused,
+    Unknown,
 }
 
 /// One change of one key, as a watcher is told it.
@@ -226,4 +276,20 @@ pub struct History {
     pub operations: Vec<Operation>,
     pub leases: Vec<LeaseOperation>,
     pub watches: Vec<Watch>,
+    /// In the order in which they were asked for.
+    pub compactions: Vec<Compaction>,
+}
+
+impl History {
+    /// The highest revision that anybody had asked to compact to before `at`; 0 if nobody had.
+    pub fn compacted_at_most(&self, at: Micros) -> i64 {
+        let asked = self.compactions.iter().filter(|it| it.invoked <= at && it.outcome != CompactionOutcome::Refused);
+        asked.map(|it| it.revision).max().unwrap_or(0)
+    }
+
+    /// The highest revision that somebody knew was compacted before `at`; 0 if nobody did.
+    pub fn compacted_at_least(&self, at: Micros) -> i64 {
+        let done = self.compactions.iter().filter(|it| it.returned < at && it.outcome == CompactionOutcome::Done);
+        done.map(|it| it.revision).max().unwrap_or(0)
+    }
 }

@@ -75,12 +75,12 @@ pub fn check(history: &History, prefix: &str) -> Result<Checked, Violation> {
 fn only_key(request: &Request) -> Option<&str> {
     let of_op = |op: &Op| match op {
         Op::Get { key } | Op::Put { key, .. } | Op::Delete { key } => Some(key.clone()),
-        Op::List { .. } | Op::DeleteAll { .. } => None,
+        Op::List { .. } | Op::DeleteAll { .. } | Op::Past { .. } | Op::Nested(_) => None,
     };
     let ops: Option<BTreeSet<String>> = request.success.iter().chain(&request.failure).map(of_op).collect();
     let key = match request.success.first()? {
         Op::Get { key } | Op::Put { key, .. } | Op::Delete { key } => key,
-        Op::List { .. } | Op::DeleteAll { .. } => return None,
+        Op::List { .. } | Op::DeleteAll { .. } | Op::Past { .. } | Op::Nested(_) => return None,
     };
     let is_only = ops?.len() == 1 && request.compares.iter().all(|compare| compare.key() == key);
     is_only.then_some(key)

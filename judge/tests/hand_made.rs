@@ -3,12 +3,12 @@
 //! A generator lets clients that overlap in time talk to the model: each request happens at one moment between its beginning
 //! and its end, some stay without an answer, some of these happen nevertheless. Then one thing at a time is made wrong.
 
-use crate::check::{Violation, leases, registers, revisions, truth, watches};
-use crate::history::{
-    Compare, Event, History, LeaseOperation, LeaseOutcome, LeaseRequest, Log, Micros, Op, OpAnswer, Operation, Outcome,
-    Pair, Request, Told, Watch,
+use castd_judge::check::{Violation, leases, refusals, registers, revisions, truth, watches};
+use castd_judge::history::{
+    Answer, Compaction, CompactionOutcome, Compare, Event, History, LeaseOperation, LeaseOutcome, LeaseRequest, Log,
+    Micros, Op, OpAnswer, Operation, Outcome, Pair, Refusal, Request, Told, Watch,
 };
-use crate::model::Model;
+use castd_judge::model::Model;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -26,7 +26,7 @@ fn random_request(rng: &mut StdRng, model: &Model, number: usize) -> Request {
     let key = format!("kv/{}", rng.random_range(0..6));
     let held = |key: &str| model.get(key).map_or_else(|| "nothing".to_owned(), |pair| pair.value.clone());
     let put = |key: String| Op::Put { key, value: value.clone(), lease: 0 };
-    match rng.random_range(0..12) {
+    match rng.random_range(0..14) {
         0 | 1 => Request::plain(put(register)),
         2 | 3 => Request::plain(Op::Get { key: register }),
         4 => Request::plain(Op::Delete { key: register }),
@@ -41,6 +41,23 @@ fn random_request(rng: &mut StdRng, model: &Model, number: usize) -> Request {
         8 => Request::plain(Op::DeleteAll { prefix: key }),
         9 => Request { is_serializable: true, ..Request::plain(Op::Get { key }) },
         10 => Request::plain(Op::Delete { key }),
+        11 => {
+            let revision = rng.random_range(1..=model.revision);
+            Request::plain(Op::Past { prefix: "kv/".to_owned(), revision })
+        }
+        12 => Request {
+            success: vec![
+                Op::Put { key: "kv/outer".to_owned(), value: format!("{value}.outer"), lease: 0 },
+                Op::Nested(Box::new(Request {
+                    // As it was before the outer put.
+                    compares: vec![Compare::Value { is: held(&key), key: key.clone() }],
+                    success: vec![Op::List { prefix: "kv/".to_owned() }, put(key.clone())],
+                    failure: vec![Op::Delete { key }],
+                    ..Default::default()
+                })),
+            ],
+            ..Default::default()
+        },
         _ => Request {
             compares: vec![Compare::Modified {
                 is: model.get(&key).map_or(0, |pair| pair.modified) - rng.random_range(0..2),
@@ -306,7 +323,7 @@ fn answers_that_no_order_explains_are_found_without_revisions() {
     assert!(found > 20, "{found}");
     // A write that takes a lost update.
     let operation = |client, invoked, returned, op, result| {
-        let answer = crate::history::Answer { revision: 2, succeeded: true, results: vec![result] };
+        let answer = Answer { revision: 2, succeeded: true, results: vec![result] };
         Operation { client, invoked, returned, request: Request::plain(op), outcome: Outcome::Answered(answer) }
     };
     let put = |value: &str| Op::Put { key: "reg/0".to_owned(), value: value.to_owned(), lease: 0 };
@@ -534,6 +551,42 @@ fn watchers_that_were_told_wrong_things_are_found() {
 }
 
 #[test]
+fn what_was_wrongly_refused_and_what_should_have_been_is_found() {
+    let compaction =
+        |revision, invoked: Micros, outcome| Compaction { revision, invoked, returned: invoked + 5, outcome };
+    let past = |invoked: Micros, revision, outcome| Operation {
+        client: 0,
+        invoked,
+        returned: invoked + 5,
+        request: Request::plain(Op::Past { prefix: String::new(), revision }),
+        outcome,
+    };
+    let put = Request::plain(Op::Put { key: "a".to_owned(), value: "x".to_owned(), lease: 0 });
+    let (mut model, mut log) = (Model::default(), Log::new());
+    let written = Outcome::Answered(model.request(&put, &mut log));
+    let got = Outcome::Answered(Answer { revision: 2, succeeded: true, results: vec![OpAnswer::Got(Vec::new())] });
+    let story = |operation: Operation, compactions: &[Compaction]| {
+        let write = Operation { client: 1, invoked: 1, returned: 2, request: put.clone(), outcome: written.clone() };
+        let compactions = compactions.to_vec();
+        let history = History { operations: vec![write, operation], compactions, ..History::default() };
+        refusals::check(&history, &log)
+    };
+    let refused = |refusal| Outcome::Refused(refusal);
+    let (done, unknown) = (CompactionOutcome::Done, CompactionOutcome::Unknown);
+    assert!(story(past(10, 1, got.clone()), &[]).is_ok());
+    assert!(story(past(20, 1, got.clone()), &[compaction(2, 10, done)]).is_err(), "it is compacted");
+    assert!(story(past(20, 2, got.clone()), &[compaction(2, 10, done)]).is_ok());
+    assert!(story(past(12, 1, got), &[compaction(2, 10, done)]).is_ok(), "at the same time");
+    assert!(story(past(12, 1, refused(Refusal::Compacted)), &[compaction(2, 10, unknown)]).is_ok());
+    assert!(story(past(12, 2, refused(Refusal::Compacted)), &[compaction(2, 10, done)]).is_err(), "it is there");
+    assert!(story(past(2, 1, refused(Refusal::Compacted)), &[compaction(2, 10, done)]).is_err(), "nobody had asked");
+    assert!(story(past(10, 3, refused(Refusal::Future)), &[]).is_ok());
+    assert!(story(past(10, 2, refused(Refusal::Future)), &[]).is_err(), "it was there");
+    let twice = [compaction(2, 10, done), compaction(2, 20, done)];
+    assert!(story(past(10, 3, refused(Refusal::Future)), &twice).is_err(), "compacted twice");
+}
+
+#[test]
 fn a_lease_that_ends_early_is_found() {
     const SECOND: Micros = 1_000_000;
     let lease = |invoked: Micros, request, outcome| {
@@ -555,11 +608,12 @@ fn a_lease_that_ends_early_is_found() {
             (ended, Told::Events(vec![(3, deleted, None)])),
         ];
         let watch = Watch { watcher: 0, prefix: String::new(), start: 2, wants_previous: false, told };
-        let history = History { operations: vec![put], leases: leases.to_vec(), watches: vec![watch] };
+        let leases = leases.to_vec();
+        let history = History { operations: vec![put], leases, watches: vec![watch], ..History::default() };
         let log = truth::log_of(&history).expect("one watcher");
         let (checked, ends) = revisions::check(&history, &log).expect("a lease may end");
         assert_eq!(checked.lease_ends, 1);
-        leases::check(&history, &log, &ends)
+        leases::check(&history, &log, &ends, leases::ClockError::default())
     };
     let granted = lease(0, LeaseRequest::Grant { ttl_secs: 4 }, done);
     let kept = lease(3, LeaseRequest::KeepAlive, done);
@@ -575,4 +629,33 @@ fn a_lease_that_ends_early_is_found() {
     let lost = lease(3, LeaseRequest::KeepAlive, LeaseOutcome::Unknown);
     assert_eq!(story(&[granted, lost], 4 * SECOND), expired(0), "nobody was promised more");
     assert!(story(&[], SECOND).is_err(), "nobody asked for it");
+}
+
+/// Two deletions without an answer, of which only one can have made the first of two revisions.
+#[test]
+fn unanswered_deletions_are_told_apart_by_what_is_left_for_the_other() {
+    let (mut model, mut log) = (Model::default(), Log::new());
+    let put =
+        |key: &str, value: &str| Request::plain(Op::Put { key: key.to_owned(), value: value.to_owned(), lease: 0 });
+    let mut operations = Vec::new();
+    let mut answered = |model: &mut Model, log: &mut Log, request: Request, at: Micros| {
+        let outcome = Outcome::Answered(model.request(&request, log));
+        operations.push(Operation { client: 0, invoked: at, returned: at + 1, request, outcome });
+    };
+    let delete_all = Request::plain(Op::DeleteAll { prefix: "a".to_owned() });
+    let delete = Request::plain(Op::Delete { key: "a".to_owned() });
+    answered(&mut model, &mut log, put("a", "1"), 10);
+    model.request(&delete, &mut log);
+    answered(&mut model, &mut log, put("a", "2"), 20);
+    answered(&mut model, &mut log, put("ab", "3"), 30);
+    model.request(&delete_all, &mut log);
+    for request in [delete_all, delete] {
+        let outcome = Outcome::Unknown("unanswered".to_owned());
+        operations.push(Operation { client: 1, invoked: 1, returned: 0, request, outcome });
+    }
+    let history = History { operations, ..History::default() };
+    let (checked, _) = revisions::check(&history, &log).expect("there is a way");
+    assert_eq!(checked.unknown_found, 2);
+    let only_one = History { operations: history.operations[..4].to_vec(), ..History::default() };
+    assert!(revisions::check(&only_one, &log).is_err());
 }

@@ -7,7 +7,8 @@
 //! ```
 //! That gives the one order there can be. Then time: a request that was answered before another began comes before it. A
 //! request without an answer is looked for where nobody else claims a revision; it may be found once, and not before it
-//! began. A revision that nobody can have made is a violation, and so is an answer that nothing bears out.
+//! began. Where several may have been it (deletions look alike), any way to give each revision one that made it will do. A
+//! revision that nobody can have made is a violation, and so is an answer that nothing bears out.
 
 use super::Violation;
 use super::truth::shown;
@@ -34,12 +35,26 @@ struct Point {
     is_write: bool,
 }
 
-/// When each lease ended, if it did: its revision.
+/// When each lease ended, if it did and its keys went with nothing else but that: its revision.
 pub type LeaseEnds = BTreeMap<i64, i64>;
+
+/// Who may have made a revision that no answer claims.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Maker {
+    LeaseEnd(i64),
+    Operation(usize),
+}
+
+/// A revision that no answer claims.
+struct Orphan {
+    revision: i64,
+    makers: Vec<Maker>,
+}
 
 pub fn check(history: &History, log: &Log) -> Result<(Checked, LeaseEnds), Violation> {
     let mut checker = Checker::new(history, log);
     checker.replay()?;
+    checker.find_makers()?;
     checker.check_time()?;
     let checked = Checked { answered: checker.answered, revisions: log.len(), ..checker.checked };
     Ok((checked, checker.lease_ends))
@@ -54,11 +69,12 @@ struct Checker<'a> {
     /// Unanswered ones, by the values that they would write.
     by_value: HashMap<&'a str, usize>,
     /// Unanswered ones that would write no value, only delete.
-    deletions: BTreeSet<usize>,
-    /// Unanswered ones that were found.
-    found: BTreeSet<usize>,
+    deletions: Vec<usize>,
+    orphans: Vec<Orphan>,
     /// By revision: when it had happened at the latest.
     happened: BTreeMap<i64, Micros>,
+    /// By time: the highest revision of any answer until then.
+    told: BTreeMap<Micros, i64>,
     points: Vec<Point>,
     lease_ends: LeaseEnds,
     answered: usize,
@@ -68,23 +84,33 @@ struct Checker<'a> {
 impl<'a> Checker<'a> {
     fn new(history: &'a History, log: &'a Log) -> Self {
         let mut by_revision: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
-        let (mut by_value, mut deletions) = (HashMap::new(), BTreeSet::new());
+        let (mut by_value, mut deletions) = (HashMap::new(), Vec::new());
+        let mut told: BTreeMap<Micros, i64> = BTreeMap::new();
         let mut answered = 0;
         for (place, operation) in history.operations.iter().enumerate() {
             match &operation.outcome {
                 Outcome::Answered(answer) => {
                     by_revision.entry(answer.revision).or_default().push(place);
+                    if !operation.request.is_serializable {
+                        let highest = told.entry(operation.returned).or_default();
+                        *highest = answer.revision.max(*highest);
+                    }
                     answered += 1;
                 }
                 Outcome::Unknown(_) if operation.request.may_write() => {
                     let values = by_value.len();
                     by_value.extend(operation.request.values().map(|value| (value, place)));
                     if by_value.len() == values {
-                        deletions.insert(place);
+                        deletions.push(place);
                     }
                 }
                 Outcome::Unknown(_) | Outcome::Refused(_) => {}
             }
+        }
+        let mut highest = 0;
+        for revision in told.values_mut() {
+            highest = highest.max(*revision);
+            *revision = highest;
         }
         Checker {
             history,
@@ -93,8 +119,9 @@ impl<'a> Checker<'a> {
             by_revision,
             by_value,
             deletions,
-            found: BTreeSet::new(),
+            orphans: Vec::new(),
             happened: happened(history, log),
+            told,
             points: Vec::new(),
             lease_ends: LeaseEnds::new(),
             answered,
@@ -146,44 +173,81 @@ impl<'a> Checker<'a> {
             self.points.push(Point { operation: place, revision, is_write: true });
             return Ok(Some(place));
         }
-        if self.is_lease_end(revision, events) {
-            self.checked.lease_ends += 1;
-            return Ok(None);
-        }
-        let candidates: Vec<usize> = match events.iter().find_map(put_value) {
-            Some(value) => self.by_value.get(value).copied().into_iter().collect(),
-            None => self.deletions.iter().copied().collect(),
+        let mut makers: Vec<Maker> = self.ended_lease(events).into_iter().collect();
+        let candidates: &[usize] = match events.iter().find_map(put_value) {
+            Some(value) => self.by_value.get(value).map_or(&[], std::slice::from_ref),
+            None => &self.deletions,
         };
-        for place in candidates {
-            let operation = &self.history.operations[place];
+        let may_have = |place: &&usize| {
+            let operation = &self.history.operations[**place];
             let began_in_time = self.happened.get(&revision).is_none_or(|latest| operation.invoked <= *latest);
-            if began_in_time && !self.found.contains(&place) && self.model.try_request(&operation.request).1 == events {
-                self.found.insert(place);
-                self.deletions.remove(&place);
-                self.checked.unknown_found += 1;
-                self.points.push(Point { operation: place, revision, is_write: true });
-                return Ok(None);
-            }
+            let known = self.told.range(..operation.invoked).next_back().map_or(0, |(_, known)| *known);
+            began_in_time && known < revision && self.model.try_request(&operation.request).1 == events
+        };
+        makers.extend(candidates.iter().filter(may_have).map(|place| Maker::Operation(*place)));
+        if makers.is_empty() {
+            let answered = self.by_revision.get(&revision);
+            return Err(format!(
+                "nobody can have made revision {revision}: {}; answers with that revision: {:?}",
+                shown(events),
+                answered.map(|places| places.iter().map(|place| self.told(*place)).collect::<Vec<_>>())
+            ));
         }
-        Err(format!(
-            "nobody can have made revision {revision}: {}; answers with that revision: {:?}",
-            shown(events),
-            self.by_revision
-                .get(&revision)
-                .map(|places| places.iter().map(|place| self.told(*place)).collect::<Vec<_>>())
-        ))
+        self.orphans.push(Orphan { revision, makers });
+        Ok(None)
     }
 
     /// All keys of a lease go, and nothing else happens.
-    fn is_lease_end(&mut self, revision: i64, events: &[Event]) -> bool {
-        let Some(Event::Delete { key }) = events.first() else { return false };
-        let Some(lease) = self.model.get(key).map(|pair| pair.lease).filter(|lease| *lease != 0) else { return false };
+    fn ended_lease(&self, events: &[Event]) -> Option<Maker> {
+        let Some(Event::Delete { key }) = events.first() else { return None };
+        let lease = self.model.get(key).map(|pair| pair.lease).filter(|lease| *lease != 0)?;
         let attached: BTreeSet<_> = self.model.attached(lease).into_iter().collect();
         let all_go = events.len() == attached.len()
             && events.iter().all(|event| matches!(event, Event::Delete { key } if attached.contains(key)));
-        if all_go && !self.lease_ends.contains_key(&lease) {
-            self.lease_ends.insert(lease, revision);
-            return true;
+        all_go.then_some(Maker::LeaseEnd(lease))
+    }
+
+    /// Gives each revision that no answer claims a maker of its own.
+    fn find_makers(&mut self) -> Result<(), Violation> {
+        let mut made: BTreeMap<Maker, usize> = BTreeMap::new();
+        for orphan in 0..self.orphans.len() {
+            if !self.give_maker(orphan, &mut made, &mut BTreeSet::new()) {
+                let Orphan { revision, makers } = &self.orphans[orphan];
+                return Err(format!("nobody is left who can have made revision {revision}: {makers:?} made others"));
+            }
+        }
+        for (maker, orphan) in made {
+            let Orphan { revision, makers } = &self.orphans[orphan];
+            match maker {
+                Maker::LeaseEnd(lease) => {
+                    self.checked.lease_ends += 1;
+                    if makers.len() == 1 {
+                        self.lease_ends.insert(lease, *revision);
+                    }
+                }
+                Maker::Operation(operation) => {
+                    self.checked.unknown_found += 1;
+                    // One of several that may have been it has no place of its own in time, but for what was looked at.
+                    if makers.len() == 1 {
+                        self.points.push(Point { operation, revision: *revision, is_write: true });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Augments the matching of revisions and makers by one revision.
+    fn give_maker(&self, orphan: usize, made: &mut BTreeMap<Maker, usize>, tried: &mut BTreeSet<Maker>) -> bool {
+        for maker in &self.orphans[orphan].makers {
+            if !tried.insert(*maker) {
+                continue;
+            }
+            let other = made.get(maker).copied();
+            if other.is_none_or(|other| self.give_maker(other, made, tried)) {
+                made.insert(*maker, orphan);
+                return true;
+            }
         }
         false
     }

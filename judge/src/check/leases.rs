@@ -2,7 +2,7 @@
 
 use super::Violation;
 use super::revisions::{LeaseEnds, happened};
-use crate::history::{History, LeaseOperation, LeaseOutcome, LeaseRequest, Log, Micros};
+use crate::history::{History, LeaseOperation, LeaseOutcome, LeaseRequest, Log, Micros, Op, Outcome, Refusal};
 use std::collections::BTreeMap;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,12 +12,33 @@ pub struct Checked {
     pub kept_alive: usize,
 }
 
+/// How wrong the clock of a member may be that leases are counted by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClockError {
+    /// In a thousand.
+    pub fast_by: u64,
+    /// A lease may end so much earlier besides: it is promised by one clock, and counted by that of the next leader.
+    pub micros: Micros,
+}
+
 /// `ends` are the leases whose keys went, by revision. One that was revoked, or may have been, may end at any time.
-pub fn check(history: &History, log: &Log, ends: &LeaseEnds) -> Result<Checked, Violation> {
+pub fn check(history: &History, log: &Log, ends: &LeaseEnds, clocks: ClockError) -> Result<Checked, Violation> {
     let happened = happened(history, log);
     let mut by_lease: BTreeMap<i64, Vec<&LeaseOperation>> = BTreeMap::new();
     for operation in &history.leases {
         by_lease.entry(operation.lease).or_default().push(operation);
+    }
+    // Whose put was refused for want of the lease knew that it had ended.
+    let mut missed: BTreeMap<i64, Micros> = BTreeMap::new();
+    for operation in history.operations.iter().filter(|it| it.outcome == Outcome::Refused(Refusal::NoLease)) {
+        for op in operation.request.ops() {
+            if let Op::Put { lease, .. } = op
+                && *lease != 0
+            {
+                let first = missed.entry(*lease).or_insert(Micros::MAX);
+                *first = operation.returned.min(*first);
+            }
+        }
     }
     let mut checked = Checked::default();
     for (lease, operations) in &by_lease {
@@ -32,14 +53,17 @@ pub fn check(history: &History, log: &Log, ends: &LeaseEnds) -> Result<Checked, 
         // Known to have ended: its keys went, or a keepalive did not find it.
         let keys_gone = ends.get(lease).and_then(|revision| happened.get(revision)).copied();
         let not_found = operations.iter().filter(|operation| operation.outcome == LeaseOutcome::NotFound);
-        let Some(ended) = not_found.map(|operation| operation.returned).chain(keys_gone).min() else { continue };
+        let not_found = not_found.map(|operation| operation.returned);
+        let refused = missed.get(lease).copied();
+        let Some(ended) = not_found.chain(keys_gone).chain(refused).min() else { continue };
         if ended == Micros::MAX {
             continue;
         }
         checked.expired += 1;
         for promise in operations {
             let LeaseOutcome::Done { ttl_secs, .. } = promise.outcome else { continue };
-            let lasts = promise.invoked + ttl_secs as u64 * 1_000_000;
+            let surely = (ttl_secs as u64 * (1_000_000 - 1_000 * clocks.fast_by)).saturating_sub(clocks.micros);
+            let lasts = promise.invoked + surely;
             // Whoever promises after the end promises what is not there: worse.
             if ended < lasts {
                 return Err(format!(

@@ -1,0 +1,324 @@
+//! What a member has on disk: its log, its store, its snapshots; what reaches the platter when, and what a crash leaves.
+//!
+//! ```text
+//!   LogWriter ─▶ log: write ─ sync          Applier ─▶ store: batches ─ flush         Snapshotter ─▶ snap/
+//!                     └────────────────── each is a step of the fuse ───────────────────────┘
+//! ```
+//! This is the interface that members have to their disks, over the log and the store that lose what was not synced. It
+//! knows files by their names and bytes, and nothing of raft.
+
+mod fuse;
+mod store;
+
+pub use fuse::{Fuse, Gone};
+
+use self::store::ForgetfulStore;
+use crate::dice::Dice;
+use bytes::Bytes;
+use castd::ids::{ClusterId, LogIndex};
+use castd::raft::log::{Install, LogError, LogSize, LogStore, LogWrite, MemoryLog, Recovered};
+use castd::raft::terms::LogPosition;
+use castd::recovery::{self, RecoveryError, Stores};
+use castd::snapshot::{SnapshotError, SnapshotReader, file_name};
+use castd::state::portable::{self, PortableError};
+use castd::state::{Machine, StateError, View};
+use castd_backend_api::{Backend, BackendError};
+use castd_proto::castdpb::SnapshotHeader;
+use raft::eraftpb::{ConfState, Entry};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What the store is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Storage {
+    /// It flushes, and is trusted without a snapshot beside it.
+    Trusted,
+    /// It flushes, and a snapshot is kept beside it.
+    Doubted,
+    /// It has no disk: a crash leaves nothing.
+    Memory,
+}
+
+impl Storage {
+    pub fn is_durable(self) -> bool {
+        self != Storage::Memory
+    }
+
+    pub fn keeps_snapshot(self) -> bool {
+        self != Storage::Trusted
+    }
+}
+
+/// Why a member cannot use its disk. All of it ends the member.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    #[error(transparent)]
+    Gone(#[from] Gone),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    #[error(transparent)]
+    Portable(#[from] PortableError),
+    #[error("nothing is left to rebuild the state from: the log begins after {truncated}")]
+    NothingLeft { truncated: LogIndex },
+    #[error("the snapshot {name} is missing")]
+    NoSnapshot { name: String },
+}
+
+/// A snapshot that stands in `snap/`, or had its name removed since.
+#[derive(Clone, Debug)]
+pub struct SnapshotFile {
+    pub position: LogPosition,
+    pub header: SnapshotHeader,
+    pub bytes: Bytes,
+}
+
+/// What a crash took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lost {
+    pub writes: u64,
+    pub batches: u64,
+}
+
+pub struct Disk {
+    pub storage: Storage,
+    pub fuse: Fuse,
+    log: MemoryLog,
+    store: Arc<ForgetfulStore>,
+    snapshots: BTreeMap<String, SnapshotFile>,
+    /// How often a start had to begin with an empty store.
+    pub rebuilt: u64,
+    /// The fuse blows so many steps after the next snapshot of a leader begins to take the log's place; and whether the last of
+    /// them is done.
+    pub trap: Option<(u64, bool)>,
+}
+
+impl Disk {
+    pub fn new(storage: Storage) -> Self {
+        let fuse = Fuse::default();
+        let store = Arc::new(ForgetfulStore::new(storage.is_durable(), fuse.clone()));
+        Disk { storage, fuse, log: MemoryLog::new(), store, snapshots: BTreeMap::new(), rebuilt: 0, trap: None }
+    }
+
+    /// The power goes and comes back.
+    pub fn crash(&mut self, dice: &mut Dice) -> Lost {
+        self.fuse.mend();
+        let unsynced = self.log.unsynced();
+        let keep = dice.index(unsynced + 1);
+        self.log.crash(keep);
+        let batches = dice.index(self.store.unsynced() + 1);
+        Lost { writes: (unsynced - keep) as u64, batches: self.store.crash(batches) as u64 }
+    }
+
+    /// The process ends and the machine goes on: what was written is there.
+    pub fn restart(&mut self) {
+        self.fuse.mend();
+        self.log.crash(usize::MAX);
+        self.store.crash(if self.storage.is_durable() { usize::MAX } else { 0 });
+    }
+
+    /// The store writes to the disk by itself, as far as it likes.
+    pub fn write_back(&mut self, dice: &mut Dice) {
+        self.store.persist(dice.index(self.store.unsynced() + 1));
+    }
+
+    // ---- The log ----
+
+    /// For a first start.
+    pub fn begin(&mut self, begin: impl FnOnce(&mut dyn LogStore) -> Result<(), LogError>) -> Result<(), LogError> {
+        begin(&mut self.log)
+    }
+
+    /// Written, not synced.
+    pub fn write_log(&mut self, writes: &[LogWrite]) -> Result<(), LogError> {
+        let log = &mut self.log;
+        self.fuse.step(|| log.append_many(writes).map(drop))
+    }
+
+    pub fn sync_log(&mut self) -> Result<(), LogError> {
+        let log = &mut self.log;
+        self.fuse.step(|| log.sync().map(drop))
+    }
+
+    pub fn fetch(&mut self, low: LogIndex, high: LogIndex, bytes_max: u64) -> Result<Vec<Entry>, LogError> {
+        self.log.entries(low, high, bytes_max)
+    }
+
+    pub fn cut_log(&mut self, upto: LogPosition, conf_state: &ConfState) -> Result<(), LogError> {
+        let log = &mut self.log;
+        self.fuse.step(|| log.truncate(upto, conf_state).map(drop))
+    }
+
+    pub fn replace_log(&mut self, install: &Install) -> Result<(), LogError> {
+        if let Some((steps, is_last_done)) = self.trap.take() {
+            self.fuse.blow_after(steps, is_last_done);
+        }
+        let log = &mut self.log;
+        self.fuse.step(|| log.replace(install).map(drop))
+    }
+
+    pub fn clear_pending_install(&mut self) -> Result<(), LogError> {
+        let log = &mut self.log;
+        self.fuse.step(|| log.clear_pending_install().map(drop))
+    }
+
+    pub fn log_size(&self) -> LogSize {
+        self.log.size()
+    }
+
+    /// What a start would find in the log.
+    pub fn load(&mut self) -> Result<Recovered, LogError> {
+        self.log.load(LogIndex(u64::MAX))
+    }
+
+    // ---- Snapshots ----
+
+    /// Writes the state as of `view` into `snap/`, and removes what it makes superfluous.
+    pub fn take_snapshot(&mut self, view: &View, cluster: ClusterId) -> Result<SnapshotFile, DiskError> {
+        let file = self.write_snapshot(view, cluster)?;
+        self.publish(file.clone())?;
+        self.keep_snapshots(2, view.applied)?;
+        Ok(file)
+    }
+
+    /// Writes the state as of `view` into a file without a name.
+    pub fn write_snapshot(&mut self, view: &View, cluster: ClusterId) -> Result<SnapshotFile, DiskError> {
+        let (bytes, _) = portable::write(Vec::new(), view, cluster)?;
+        self.fuse.step(|| Ok::<_, Gone>(()))?;
+        sound(bytes.into())
+    }
+
+    /// What another member sent, checked; durable on return.
+    pub fn receive_snapshot(&mut self, bytes: Bytes) -> Result<SnapshotFile, DiskError> {
+        let file = sound(bytes)?;
+        self.publish(file.clone())?;
+        Ok(file)
+    }
+
+    /// Gives a file that is on disk its name.
+    fn publish(&mut self, file: SnapshotFile) -> Result<(), Gone> {
+        let snapshots = &mut self.snapshots;
+        self.fuse.step(|| {
+            snapshots.insert(file_name(file.position), file);
+            Ok(())
+        })
+    }
+
+    pub fn find_snapshot(&self, name: &str) -> Option<&SnapshotFile> {
+        self.snapshots.get(name)
+    }
+
+    /// Newest first.
+    pub fn snapshots(&self) -> Vec<&SnapshotFile> {
+        let mut files: Vec<&SnapshotFile> = self.snapshots.values().collect();
+        files.sort_by_key(|file| std::cmp::Reverse(file.position));
+        files
+    }
+
+    /// Removes all of those up to `upto` but the newest `keep`.
+    pub fn keep_snapshots(&mut self, keep: usize, upto: LogIndex) -> Result<(), Gone> {
+        let files = self.snapshots();
+        let old = files.into_iter().filter(|file| file.position.index <= upto).skip(keep);
+        let names: Vec<String> = old.map(|file| file_name(file.position)).collect();
+        for name in names {
+            let snapshots = &mut self.snapshots;
+            self.fuse.step(|| {
+                snapshots.remove(&name);
+                Ok::<_, Gone>(())
+            })?;
+        }
+        Ok(())
+    }
+
+    // ---- The store ----
+
+    pub fn store(&self) -> Arc<dyn Backend> {
+        Arc::clone(&self.store) as Arc<dyn Backend>
+    }
+
+    /// The state becomes that of the snapshot at `position`; durable on return.
+    pub fn replace_store(&mut self, position: LogPosition) -> Result<Machine, DiskError> {
+        let name = file_name(position);
+        let Some(file) = self.snapshots.get(&name) else { return Err(DiskError::NoSnapshot { name }) };
+        let store = Arc::new(ForgetfulStore::new(self.storage.is_durable(), self.fuse.clone()));
+        portable::fill_from(SnapshotReader::open(&file.bytes[..])?, store.as_ref())?;
+        let machine = Machine::open(Arc::clone(&store) as Arc<dyn Backend>)?;
+        assert_eq!(machine.position(), position, "a snapshot is of the position that it is named by");
+        let current = &mut self.store;
+        self.fuse.step(|| {
+            *current = store;
+            Ok::<_, Gone>(())
+        })?;
+        Ok(machine)
+    }
+
+    /// State and log as a start makes them fit each other.
+    pub fn open_state(&mut self) -> Result<recovery::Recovered, DiskError> {
+        // The log is not among what the stores are looked for in.
+        let mut log = std::mem::take(&mut self.log);
+        let opened = recovery::open_state(&mut log, self);
+        self.log = log;
+        opened
+    }
+
+    /// Whether a start could bring the state to where the log begins: from the store, or from a snapshot.
+    pub fn is_recoverable(&mut self) -> Result<(), String> {
+        let recovered = self.load().map_err(|error| error.to_string())?;
+        let truncated = recovered.terms.truncated();
+        let row = castd::state::AppliedPosition::read_durable(self.store.as_ref()).map_err(|error| error.to_string())?;
+        let durable = if self.storage.is_durable() { row.index } else { LogIndex(0) };
+        let is_pending = recovered.pending_install.as_ref().is_some_and(|name| self.snapshots.contains_key(name));
+        let continues = |file: &&SnapshotFile| {
+            recovered.terms.term(file.position.index.0) == Some(file.position.term.0)
+                && file.position.index >= truncated.index
+        };
+        if durable >= truncated.index || is_pending || self.snapshots.values().any(|file| continues(&file)) {
+            return Ok(());
+        }
+        let files: Vec<_> = self.snapshots.values().map(|file| file.position).collect();
+        Err(format!("the log begins after {truncated:?}, the store would be at {durable}, snapshots are {files:?}"))
+    }
+}
+
+fn sound(bytes: Bytes) -> Result<SnapshotFile, DiskError> {
+    let (header, _) = SnapshotReader::open(&bytes[..])?.verify()?;
+    let position = LogPosition::new(header.index, header.term);
+    Ok(SnapshotFile { position, header, bytes })
+}
+
+impl Stores for Disk {
+    type Error = DiskError;
+
+    fn open(&mut self) -> Result<Arc<dyn Backend>, DiskError> {
+        Ok(self.store())
+    }
+
+    fn install(&mut self, name: &str) -> Result<Option<Machine>, DiskError> {
+        let Some(position) = self.snapshots.get(name).map(|file| file.position) else { return Ok(None) };
+        self.replace_store(position).map(Some)
+    }
+
+    fn replace(&mut self, _: &RecoveryError) -> Result<Arc<dyn Backend>, DiskError> {
+        self.rebuilt += 1;
+        self.store = Arc::new(ForgetfulStore::new(self.storage.is_durable(), self.fuse.clone()));
+        Ok(self.store())
+    }
+
+    fn fill(&mut self, backend: &dyn Backend, continues: &dyn Fn(LogPosition) -> bool) -> Result<(), DiskError> {
+        if let Some(file) = self.snapshots().into_iter().find(|file| continues(file.position)) {
+            portable::fill_from(SnapshotReader::open(&file.bytes[..])?, backend)?;
+        }
+        Ok(())
+    }
+
+    fn nothing_left(&self, truncated: LogIndex) -> DiskError {
+        DiskError::NothingLeft { truncated }
+    }
+}
