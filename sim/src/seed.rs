@@ -68,6 +68,8 @@ pub struct Plan {
     pub duplication: u32,
     /// Packets of one connection may overtake each other.
     pub reorders: bool,
+    /// What is on its way outlives its connection, as if a machine in between had kept it.
+    pub strays: bool,
     /// Clocks are wrong by up to so many parts of a million.
     pub clock_error: i64,
     pub mix: Mix,
@@ -132,6 +134,7 @@ impl Plan {
             loss: if dice.chance(200) { dice.between(1, 100) as u32 } else { 0 },
             duplication: if dice.chance(200) { dice.between(1, 200) as u32 } else { 0 },
             reorders: dice.chance(300),
+            strays: dice.chance(400),
             clock_error: *dice.pick(&[0, 1_000, 100_000]),
             mix: Mix {
                 put: dice.between(1, 10),

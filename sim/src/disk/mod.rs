@@ -15,7 +15,7 @@ pub use fuse::{Fuse, Gone};
 use self::store::ForgetfulStore;
 use crate::dice::Dice;
 use bytes::Bytes;
-use castd::ids::{ClusterId, LogIndex};
+use castd::ids::{ClusterId, LogIndex, MemberId};
 use castd::raft::log::{Install, LogError, LogSize, LogStore, LogWrite, MemoryLog, Recovered};
 use castd::raft::terms::LogPosition;
 use castd::recovery::{self, RecoveryError, Stores};
@@ -24,7 +24,7 @@ use castd::state::portable::{self, PortableError};
 use castd::state::{Machine, StateError, View};
 use castd_backend_api::{Backend, BackendError};
 use castd_proto::castdpb::SnapshotHeader;
-use raft::eraftpb::{ConfState, Entry};
+use raft::eraftpb::{ConfState, Entry, EntryType};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -95,16 +95,36 @@ pub struct Disk {
     snapshots: BTreeMap<String, SnapshotFile>,
     /// How often a start had to begin with an empty store.
     pub rebuilt: u64,
-    /// The fuse blows so many steps after the next snapshot of a leader begins to take the log's place; and whether the last of
-    /// them is done.
-    pub trap: Option<(u64, bool)>,
+    pub trap: Option<Trap>,
+    /// For whom the last vote was that was written.
+    voted: u64,
+}
+
+/// A moment at which it matters what is on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// A snapshot of a leader takes the log's place.
+    Install,
+    /// A vote for another member is written.
+    Vote,
+    /// Entries that change the membership are.
+    ConfChange,
+}
+
+/// Blows the fuse when the moment comes.
+#[derive(Clone, Copy, Debug)]
+pub struct Trap {
+    pub moment: Moment,
+    /// So many steps of the disk after it has come.
+    pub steps: u64,
+    pub is_last_done: bool,
 }
 
 impl Disk {
     pub fn new(storage: Storage) -> Self {
         let fuse = Fuse::default();
         let store = Arc::new(ForgetfulStore::new(storage.is_durable(), fuse.clone()));
-        Disk { storage, fuse, log: MemoryLog::new(), store, snapshots: BTreeMap::new(), rebuilt: 0, trap: None }
+        Disk { storage, fuse, log: MemoryLog::new(), store, snapshots: BTreeMap::new(), rebuilt: 0, trap: None, voted: 0 }
     }
 
     /// The power goes and comes back.
@@ -136,8 +156,24 @@ impl Disk {
         begin(&mut self.log)
     }
 
-    /// Written, not synced.
-    pub fn write_log(&mut self, writes: &[LogWrite]) -> Result<(), LogError> {
+    fn spring(&mut self, moment: Moment) {
+        if let Some(Trap { steps, is_last_done, .. }) = self.trap.take_if(|trap| trap.moment == moment) {
+            self.fuse.blow_after(steps, is_last_done);
+        }
+    }
+
+    /// Written, not synced. `own` is the member, whose votes for itself are nobody's business.
+    pub fn write_log(&mut self, writes: &[LogWrite], own: MemberId) -> Result<(), LogError> {
+        let votes = writes.iter().filter_map(|write| write.hard_state.as_ref()).map(|hard_state| hard_state.vote);
+        let vote = votes.filter(|vote| *vote != 0 && *vote != own.0).last();
+        if vote.is_some_and(|vote| vote != self.voted) {
+            self.spring(Moment::Vote);
+        }
+        self.voted = vote.unwrap_or(self.voted);
+        let mut entries = writes.iter().flat_map(|write| &write.entries);
+        if entries.any(|entry| entry.get_entry_type() != EntryType::EntryNormal) {
+            self.spring(Moment::ConfChange);
+        }
         let log = &mut self.log;
         self.fuse.step(|| log.append_many(writes).map(drop))
     }
@@ -157,9 +193,7 @@ impl Disk {
     }
 
     pub fn replace_log(&mut self, install: &Install) -> Result<(), LogError> {
-        if let Some((steps, is_last_done)) = self.trap.take() {
-            self.fuse.blow_after(steps, is_last_done);
-        }
+        self.spring(Moment::Install);
         let log = &mut self.log;
         self.fuse.step(|| log.replace(install).map(drop))
     }

@@ -88,7 +88,7 @@ impl LogWriter {
         let last = writes.iter().filter_map(|write| write.entries.last()).map(|entry| entry.index).max();
         let entries = writes.iter().map(|write| write.entries.len()).sum();
         around.note(crate::trace::Line::Appends { number, entries, last: last.unwrap_or(0) });
-        around.disk.write_log(&writes)?;
+        around.disk.write_log(&writes, around.id)?;
         Ok(Some(number))
     }
 
