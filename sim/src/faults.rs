@@ -36,6 +36,8 @@ kinds! {
     CrashAtInstall,
     /// of whoever votes next, before that is on disk,
     CrashAtVote,
+    /// of whoever stands for election next,
+    CrashAtCandidacy,
     /// and of whoever writes a change of the membership.
     CrashAtConfChange,
     /// One process ends, and its machine goes on.

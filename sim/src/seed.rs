@@ -92,8 +92,12 @@ impl Plan {
         let election = TICK * election_ticks as u32;
         let is_long = dice.below(LONG_EVERY) == 0;
         let faults_end = Duration::from_secs(if is_long { 900 } else { dice.between(6, 14) });
-        let kinds: Vec<FaultKind> =
-            FaultKind::ALL.iter().copied().filter(|kind| is_possible(*kind, members)).filter(|_| dice.chance(350)).collect();
+        let kinds: Vec<FaultKind> = FaultKind::ALL
+            .iter()
+            .copied()
+            .filter(|kind| is_possible(*kind, members))
+            .filter(|_| dice.chance(350))
+            .collect();
         let pause = if is_long { Duration::from_secs(30) } else { dice.time(election, election * 12) };
         let start = Duration::from_millis(500);
         let faults = faults::schedule(&mut Dice::new(seed, "faults", 0), &kinds, start, faults_end, pause, election);
@@ -159,6 +163,7 @@ impl Plan {
 
 fn is_possible(kind: FaultKind, members: usize) -> bool {
     use FaultKind::{Bridge, Delay, Duplication, Flapping, LeaderAlone, LinkBreaks, Loss, OneWay, Split};
-    let is_of_network = matches!(kind, Bridge | Delay | Duplication | Flapping | LeaderAlone | LinkBreaks | Loss | OneWay | Split);
+    let is_of_network =
+        matches!(kind, Bridge | Delay | Duplication | Flapping | LeaderAlone | LinkBreaks | Loss | OneWay | Split);
     members > 1 || !is_of_network
 }

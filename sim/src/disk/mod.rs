@@ -96,8 +96,8 @@ pub struct Disk {
     /// How often a start had to begin with an empty store.
     pub rebuilt: u64,
     pub trap: Option<Trap>,
-    /// For whom the last vote was that was written.
-    voted: u64,
+    /// Of the last vote that was written: in which term, and for whom.
+    voted: (u64, u64),
 }
 
 /// A moment at which it matters what is on disk.
@@ -105,8 +105,10 @@ pub struct Disk {
 pub enum Moment {
     /// A snapshot of a leader takes the log's place.
     Install,
-    /// A vote for another member is written.
+    /// A vote for another member is written,
     Vote,
+    /// or for itself.
+    Candidacy,
     /// Entries that change the membership are.
     ConfChange,
 }
@@ -124,7 +126,16 @@ impl Disk {
     pub fn new(storage: Storage) -> Self {
         let fuse = Fuse::default();
         let store = Arc::new(ForgetfulStore::new(storage.is_durable(), fuse.clone()));
-        Disk { storage, fuse, log: MemoryLog::new(), store, snapshots: BTreeMap::new(), rebuilt: 0, trap: None, voted: 0 }
+        Disk {
+            storage,
+            fuse,
+            log: MemoryLog::new(),
+            store,
+            snapshots: BTreeMap::new(),
+            rebuilt: 0,
+            trap: None,
+            voted: 0,
+        }
     }
 
     /// The power goes and comes back.
@@ -162,14 +173,15 @@ impl Disk {
         }
     }
 
-    /// Written, not synced. `own` is the member, whose votes for itself are nobody's business.
+    /// Written, not synced, by the member `own`.
     pub fn write_log(&mut self, writes: &[LogWrite], own: MemberId) -> Result<(), LogError> {
-        let votes = writes.iter().filter_map(|write| write.hard_state.as_ref()).map(|hard_state| hard_state.vote);
-        let vote = votes.filter(|vote| *vote != 0 && *vote != own.0).last();
-        if vote.is_some_and(|vote| vote != self.voted) {
-            self.spring(Moment::Vote);
+        let states = writes.iter().filter_map(|write| write.hard_state.as_ref());
+        if let Some(state) = states.filter(|state| state.vote != 0).last()
+            && (state.term, state.vote) != self.voted
+        {
+            self.spring(if state.vote == own.0 { Moment::Candidacy } else { Moment::Vote });
+            self.voted = (state.term, state.vote);
         }
-        self.voted = vote.unwrap_or(self.voted);
         let mut entries = writes.iter().flat_map(|write| &write.entries);
         if entries.any(|entry| entry.get_entry_type() != EntryType::EntryNormal) {
             self.spring(Moment::ConfChange);
@@ -306,7 +318,8 @@ impl Disk {
     pub fn is_recoverable(&mut self) -> Result<(), String> {
         let recovered = self.load().map_err(|error| error.to_string())?;
         let truncated = recovered.terms.truncated();
-        let row = castd::state::AppliedPosition::read_durable(self.store.as_ref()).map_err(|error| error.to_string())?;
+        let row =
+            castd::state::AppliedPosition::read_durable(self.store.as_ref()).map_err(|error| error.to_string())?;
         let durable = if self.storage.is_durable() { row.index } else { LogIndex(0) };
         let is_pending = recovered.pending_install.as_ref().is_some_and(|name| self.snapshots.contains_key(name));
         let continues = |file: &&SnapshotFile| {

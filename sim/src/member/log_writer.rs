@@ -36,7 +36,12 @@ impl LogWriter {
                     around.mail(ToRaftNode::LogPersisted { number });
                 }
                 let ReplaceLog { number, position, conf_state, hard_state } = replace;
-                around.disk.replace_log(&Install { position, conf_state, hard_state, pending: Some(file_name(position)) })?;
+                around.disk.replace_log(&Install {
+                    position,
+                    conf_state,
+                    hard_state,
+                    pending: Some(file_name(position)),
+                })?;
                 self.pending_install = Some(position);
                 around.mail(ToRaftNode::LogPersisted { number });
                 self.tell_growth(around);

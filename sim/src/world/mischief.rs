@@ -80,6 +80,7 @@ impl World {
             }
             FaultKind::CrashAtInstall => self.set_traps(Moment::Install, u64::from(strength) % 12, fault),
             FaultKind::CrashAtVote => self.set_traps(Moment::Vote, u64::from(strength) % 2, fault),
+            FaultKind::CrashAtCandidacy => self.set_traps(Moment::Candidacy, u64::from(strength) % 3, fault),
             FaultKind::CrashAtConfChange => self.set_traps(Moment::ConfChange, u64::from(strength) % 4, fault),
             FaultKind::Kill => some(&running).is_some_and(|place| self.kill(place, lasts)),
             FaultKind::Pause => {
