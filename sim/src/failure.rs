@@ -19,7 +19,10 @@ pub struct Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Failure { seed, what, tail } = self;
-        write!(f, "{tail}\nseed {seed} failed: {what}\nagain: cargo run --release -p castd-sim -- --seed {seed} --trace")
+        write!(
+            f,
+            "{tail}\nseed {seed} failed: {what}\nagain: cargo run --release -p castd-sim -- --seed {seed} --trace"
+        )
     }
 }
 

@@ -32,8 +32,14 @@ kinds! {
     CrashAtStep,
     /// and of some, each at its very next ones: in the middle of a write.
     CrashBusy,
-    /// Of whoever installs a snapshot next, in the middle of that.
+    /// Of whoever installs a snapshot next, in the middle of that,
     CrashAtInstall,
+    /// of whoever votes next, before that is on disk,
+    CrashAtVote,
+    /// of whoever stands for election next,
+    CrashAtCandidacy,
+    /// and of whoever writes a change of the membership.
+    CrashAtConfChange,
     /// One process ends, and its machine goes on.
     Kill,
     /// One process stands still.

@@ -6,7 +6,10 @@
 //!   castd-sim --for 10m                       as many as there is time for
 //!   castd-sim --bug ForgetsTags               the first seed that finds a planted bug
 //! ```
-#![expect(clippy::disallowed_methods, reason = "how long a campaign takes is told by the machine's clock; no world asks it")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "how long a campaign takes is told by the machine's clock; no world asks it"
+)]
 
 use castd_sim::campaign::{self, Seeds};
 use castd_sim::seed::Plan;
@@ -15,7 +18,8 @@ use std::ops::Range;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-const USAGE: &str = "usage: castd-sim [--seed N [--trace]] [--seeds A..B] [--for 90s|10m|8h] [--jobs N] [--failures N] [--bug NAME]";
+const USAGE: &str =
+    "usage: castd-sim [--seed N [--trace]] [--seeds A..B] [--for 90s|10m|8h] [--jobs N] [--failures N] [--bug NAME]";
 /// Failures after which a campaign gives up.
 const FAILURES_MAX: usize = 5;
 /// Seeds found in vain before a planted bug counts as not found.
@@ -34,8 +38,7 @@ struct Arguments {
 fn arguments() -> Result<Arguments, String> {
     let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let (seed, is_traced, lasts, bug) = Default::default();
-    let mut parsed =
-        Arguments { seed, is_traced, seeds: 0..2_000, lasts, jobs, failures_max: FAILURES_MAX, bug };
+    let mut parsed = Arguments { seed, is_traced, seeds: 0..2_000, lasts, jobs, failures_max: FAILURES_MAX, bug };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or_else(|| format!("{word} needs a value\n{USAGE}"));

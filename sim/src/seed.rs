@@ -68,6 +68,8 @@ pub struct Plan {
     pub duplication: u32,
     /// Packets of one connection may overtake each other.
     pub reorders: bool,
+    /// What is on its way outlives its connection, as if a machine in between had kept it.
+    pub strays: bool,
     /// Clocks are wrong by up to so many parts of a million.
     pub clock_error: i64,
     pub mix: Mix,
@@ -90,8 +92,12 @@ impl Plan {
         let election = TICK * election_ticks as u32;
         let is_long = dice.below(LONG_EVERY) == 0;
         let faults_end = Duration::from_secs(if is_long { 900 } else { dice.between(6, 14) });
-        let kinds: Vec<FaultKind> =
-            FaultKind::ALL.iter().copied().filter(|kind| is_possible(*kind, members)).filter(|_| dice.chance(350)).collect();
+        let kinds: Vec<FaultKind> = FaultKind::ALL
+            .iter()
+            .copied()
+            .filter(|kind| is_possible(*kind, members))
+            .filter(|_| dice.chance(350))
+            .collect();
         let pause = if is_long { Duration::from_secs(30) } else { dice.time(election, election * 12) };
         let start = Duration::from_millis(500);
         let faults = faults::schedule(&mut Dice::new(seed, "faults", 0), &kinds, start, faults_end, pause, election);
@@ -132,6 +138,7 @@ impl Plan {
             loss: if dice.chance(200) { dice.between(1, 100) as u32 } else { 0 },
             duplication: if dice.chance(200) { dice.between(1, 200) as u32 } else { 0 },
             reorders: dice.chance(300),
+            strays: dice.chance(400),
             clock_error: *dice.pick(&[0, 1_000, 100_000]),
             mix: Mix {
                 put: dice.between(1, 10),
@@ -156,6 +163,7 @@ impl Plan {
 
 fn is_possible(kind: FaultKind, members: usize) -> bool {
     use FaultKind::{Bridge, Delay, Duplication, Flapping, LeaderAlone, LinkBreaks, Loss, OneWay, Split};
-    let is_of_network = matches!(kind, Bridge | Delay | Duplication | Flapping | LeaderAlone | LinkBreaks | Loss | OneWay | Split);
+    let is_of_network =
+        matches!(kind, Bridge | Delay | Duplication | Flapping | LeaderAlone | LinkBreaks | Loss | OneWay | Split);
     members > 1 || !is_of_network
 }

@@ -159,7 +159,7 @@ const AMOUNTS: &[(&str, u64)] = &[
     ("the membership changed", 2_000),
 ];
 
-fn raft_name(kind: MessageType) -> &'static str {
+pub fn raft_name(kind: MessageType) -> &'static str {
     match kind {
         MessageType::MsgHup => "MsgHup",
         MessageType::MsgBeat => "MsgBeat",

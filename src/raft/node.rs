@@ -9,7 +9,7 @@
 //! have to happen. The algorithm is raft-rs's; what is here are the windows around it (how much may be under way to the log
 //! and to the Applier), the requests that wait, and the order of raft-rs's asynchronous `Ready`:
 //!
-//! 1. messages of a leader leave at once, beside its own disk write (Raft thesis §10.2.1);
+//! 1. messages of a leader leave at once, beside its own disk write (Raft thesis §10.2.1), once the disk has its term;
 //! 2. entries enter the window before `advance_append_async`, which forgets them;
 //! 3. what a follower promises waits until the log has been persisted;
 //! 4. committed entries wait until the Applier has room.
@@ -70,6 +70,8 @@ struct LogWrite {
     messages: Vec<Message>,
     /// The snapshot that takes the place of the log by it.
     installs: Option<LogPosition>,
+    /// The disk has this term, and this member's vote in it, from then on.
+    term: Option<u64>,
 }
 
 pub struct Node {
@@ -81,6 +83,8 @@ pub struct Node {
     accepted: Acceptance,
     log_writes: VecDeque<LogWrite>,
     last_log_write: u64,
+    /// The term on disk.
+    durable_term: u64,
     disk_is_stuck: bool,
     committed: VecDeque<Entry>,
     slices_at_applier: usize,
@@ -122,6 +126,7 @@ impl Node {
             ..Config::default()
         };
         config.validate()?;
+        let durable_term = window.hard_state().term;
         let raft = RawNode::new(&config, window, logger)?;
         let mut node = Node {
             raft,
@@ -132,6 +137,7 @@ impl Node {
             accepted: Acceptance::default(),
             log_writes: VecDeque::new(),
             last_log_write: 0,
+            durable_term,
             disk_is_stuck: false,
             committed: VecDeque::new(),
             slices_at_applier: 0,
@@ -241,6 +247,7 @@ impl Node {
         while self.log_writes.front().is_some_and(|write| write.number <= number) {
             if let Some(write) = self.log_writes.pop_front() {
                 self.raft.on_persist_ready(write.persists);
+                self.durable_term = write.term.unwrap_or(self.durable_term);
                 if !write.messages.is_empty() {
                     effects.push(Effect::Send(write.messages));
                 }
@@ -345,15 +352,21 @@ impl Node {
     fn take_ready(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         let mut ready = self.raft.ready();
         let number = ready.number();
-        let messages = ready.take_messages();
-        if !messages.is_empty() {
-            effects.push(Effect::Send(merge_appends(messages)));
+        let mut waiting = Vec::new();
+        let messages = merge_appends(ready.take_messages());
+        if self.durable_term < self.raft.raft.term {
+            // Only of a lone voter, which elects itself: others lead because somebody has heard of a vote that is on disk. If
+            // it forgot that it has led in this term it would do so again, with other entries.
+            waiting = messages;
+        } else if !messages.is_empty() {
+            effects.push(Effect::Send(messages));
         }
         for state in ready.take_read_states() {
             self.read_confirmed(state.index, &state.request_ctx);
         }
         self.committed.extend(ready.take_committed_entries());
-        let (waiting, early): (Vec<_>, Vec<_>) = ready.take_persisted_messages().into_iter().partition(promises);
+        let (promises, early): (Vec<_>, Vec<_>) = ready.take_persisted_messages().into_iter().partition(promises);
+        waiting.extend(promises);
         if !early.is_empty() {
             effects.push(Effect::Send(early));
         }
@@ -383,15 +396,16 @@ impl Node {
             self.hard_state_unsaved = None;
             // It is persisted with what follows it, or by itself; before raft knows, the state must not be there.
             let (persists, installs) = if entries.is_empty() { (number, Some(position)) } else { (number - 1, None) };
-            let replace = self.write_log(now, persists, installs);
+            let replace = self.write_log(now, persists, installs, Some(hard_state.term));
             effects.push(Effect::ReplaceLog(ReplaceLog { number: replace, position, conf_state, hard_state }));
             if !entries.is_empty() {
-                let append = self.write_log(now, number, Some(position));
+                let append = self.write_log(now, number, Some(position), None);
                 effects.push(Effect::AppendLog(AppendLog { number: append, entries, hard_state: None }));
             }
         } else if must_write {
-            let append = self.write_log(now, number, None);
             let hard_state = self.hard_state_unsaved.take();
+            let term = hard_state.as_ref().map(|hard_state| hard_state.term);
+            let append = self.write_log(now, number, None, term);
             effects.push(Effect::AppendLog(AppendLog { number: append, entries, hard_state }));
         }
         if let Some(last) = self.log_writes.back_mut() {
@@ -406,10 +420,10 @@ impl Node {
     }
 
     /// One more write is under way to the log. Answers its number.
-    fn write_log(&mut self, since: Duration, persists: u64, installs: Option<LogPosition>) -> u64 {
+    fn write_log(&mut self, since: Duration, persists: u64, installs: Option<LogPosition>, term: Option<u64>) -> u64 {
         self.last_log_write += 1;
         let number = self.last_log_write;
-        self.log_writes.push_back(LogWrite { number, since, persists, messages: Vec::new(), installs });
+        self.log_writes.push_back(LogWrite { number, since, persists, messages: Vec::new(), installs, term });
         number
     }
 

@@ -144,8 +144,16 @@ impl Checks {
         assert_eq!(hash, view.state_hash, "two members differ at index {}", view.applied);
         let members = machine.members();
         let ids = |learn: bool| members.list().filter(move |it| it.is_learner == learn).map(|it| it.id);
-        assert!(ids(false).eq(view.conf_state.voters.iter().copied()), "members {members:?}, not {:?}", view.conf_state);
-        assert!(ids(true).eq(view.conf_state.learners.iter().copied()), "members {members:?}, not {:?}", view.conf_state);
+        assert!(
+            ids(false).eq(view.conf_state.voters.iter().copied()),
+            "members {members:?}, not {:?}",
+            view.conf_state
+        );
+        assert!(
+            ids(true).eq(view.conf_state.learners.iter().copied()),
+            "members {members:?}, not {:?}",
+            view.conf_state
+        );
         for member in members.list() {
             assert!(!members.is_removed(MemberId(member.id)), "{:x} is removed, and there", member.id);
         }
@@ -192,7 +200,10 @@ impl Checks {
     pub fn look(&mut self, place: usize, actors: &Actors, shared: &Shared, disk: &mut Disk, is_disk_touched: bool) {
         let status = actors.raft_node.node.status();
         let applied = actors.applier.machine.applied();
-        assert!(shared.view.applied == applied || actors.applier.is_installing(), "place {place}: an old view is published");
+        assert!(
+            shared.view.applied == applied || actors.applier.is_installing(),
+            "place {place}: an old view is published"
+        );
         assert!(status.committed >= applied, "place {place}: applied {applied}, committed {}", status.committed);
         actors.watch_hub.hub.check_invariants();
         actors.lease_keeper.core.check_invariants();
@@ -216,10 +227,7 @@ fn check_leases(machine: &Machine) {
     };
     let pairs = view.mvcc.range(&all).expect("the present can be read").kvs;
     let by_key: BTreeSet<_> = pairs.iter().filter(|kv| kv.lease != 0).map(|kv| (kv.lease, kv.key.clone())).collect();
-    let by_lease: BTreeSet<_> = view
-        .leases
-        .iter()
-        .flat_map(|(id, lease)| lease.keys.iter().map(move |key| (id.0, key.clone())))
-        .collect();
+    let by_lease: BTreeSet<_> =
+        view.leases.iter().flat_map(|(id, lease)| lease.keys.iter().map(move |key| (id.0, key.clone()))).collect();
     assert_eq!(by_key, by_lease, "keys and leases differ at index {}", view.applied);
 }

@@ -169,4 +169,3 @@ impl Compactor {
         desk.wake_after(pause);
     }
 }
-

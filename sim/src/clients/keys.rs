@@ -174,10 +174,9 @@ impl Keys {
                 ..Default::default()
             },
             // A write together with a look at the past, which may be compacted: all or nothing.
-            2 => Request {
-                success: vec![self.put(dice, &key, ""), some_past(dice, *desk.newest)],
-                ..Default::default()
-            },
+            2 => {
+                Request { success: vec![self.put(dice, &key, ""), some_past(dice, *desk.newest)], ..Default::default() }
+            }
             3 => Request {
                 success: vec![Op::Get { key: "kv/left".to_owned() }, Op::Get { key: "kv/right".to_owned() }],
                 ..Default::default()

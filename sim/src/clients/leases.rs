@@ -76,7 +76,8 @@ impl Leases {
         let id = lease.id;
         if lease.keys_left > 0 {
             lease.keys_left -= 1;
-            let (key, value) = (format!("lease/{id:x}/{}", lease.keys_left), format!("{}.{}", self.client, self.number));
+            let (key, value) =
+                (format!("lease/{id:x}/{}", lease.keys_left), format!("{}.{}", self.client, self.number));
             let request = Request::plain(Op::Put { key, value, lease: id });
             let ask = wire::ask(&request);
             self.ask(What::Put(request), ask, desk);

@@ -31,16 +31,39 @@ use std::time::Duration;
 /// What a client does to the world.
 #[derive(Debug)]
 pub enum Move {
-    Ask { place: usize, call: Call, ask: Ask },
+    Ask {
+        place: usize,
+        call: Call,
+        ask: Ask,
+    },
     /// It looks again then.
-    Wake { at: Duration },
+    Wake {
+        at: Duration,
+    },
     /// It waits for this call no longer than that.
-    GiveUp { at: Duration, call: Call },
-    Watch { place: usize, session: u64, create: Box<WatchCreateRequest>, fragment_bytes: usize },
-    AskProgress { place: usize, session: u64 },
-    Unwatch { place: usize, session: u64 },
+    GiveUp {
+        at: Duration,
+        call: Call,
+    },
+    Watch {
+        place: usize,
+        session: u64,
+        create: Box<WatchCreateRequest>,
+        fragment_bytes: usize,
+    },
+    AskProgress {
+        place: usize,
+        session: u64,
+    },
+    Unwatch {
+        place: usize,
+        session: u64,
+    },
     /// Somebody has to start the process of a member that was added.
-    Start { id: MemberId, url: String },
+    Start {
+        id: MemberId,
+        url: String,
+    },
 }
 
 /// What clients share.

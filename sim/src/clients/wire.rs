@@ -155,9 +155,7 @@ pub fn outcome(answer: &Answer) -> history::Outcome {
     };
     match answer {
         Answer::Range(range) => answered(&range.header, true, vec![OpAnswer::Got(pairs(&range.kvs))]),
-        Answer::Txn(txn) | Answer::Written(Outcome::Txn(txn)) => {
-            answered(&txn.header, txn.succeeded, txn_results(txn))
-        }
+        Answer::Txn(txn) | Answer::Written(Outcome::Txn(txn)) => answered(&txn.header, txn.succeeded, txn_results(txn)),
         Answer::Written(Outcome::Put(put)) => {
             answered(&put.header, true, vec![OpAnswer::Put { previous: put.prev_kv.as_ref().map(pair) }])
         }

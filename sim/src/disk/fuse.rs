@@ -1,7 +1,7 @@
-//! Ends a member at a chosen step of its disk: the step is done or not, its answer is an error, and so is everything after.
+//! Ends a member at a chosen step of its disk: right before it, or right after it; nothing works from then on.
 //!
 //! ```text
-//!   write ─▶ step ─▶ step ─▶ … ─▶ blown: done?, Err ─▶ the member ends ─▶ crash: what was not synced may be lost
+//!   write ─▶ step ─▶ step ─▶ … ─▶ blown ─▶ the member ends, whatever it wanted to tell ─▶ crash: what was not synced may be lost
 //! ```
 
 use castd::raft::log::LogError;
@@ -59,11 +59,8 @@ impl Fuse {
         match is_last {
             None => step(),
             Some(is_done) => {
-                if is_done {
-                    step()?;
-                }
                 self.0.lock().is_blown = true;
-                Err(Gone.into())
+                if is_done { step() } else { Err(Gone.into()) }
             }
         }
     }

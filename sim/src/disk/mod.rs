@@ -15,7 +15,7 @@ pub use fuse::{Fuse, Gone};
 use self::store::ForgetfulStore;
 use crate::dice::Dice;
 use bytes::Bytes;
-use castd::ids::{ClusterId, LogIndex};
+use castd::ids::{ClusterId, LogIndex, MemberId};
 use castd::raft::log::{Install, LogError, LogSize, LogStore, LogWrite, MemoryLog, Recovered};
 use castd::raft::terms::LogPosition;
 use castd::recovery::{self, RecoveryError, Stores};
@@ -24,7 +24,7 @@ use castd::state::portable::{self, PortableError};
 use castd::state::{Machine, StateError, View};
 use castd_backend_api::{Backend, BackendError};
 use castd_proto::castdpb::SnapshotHeader;
-use raft::eraftpb::{ConfState, Entry};
+use raft::eraftpb::{ConfState, Entry, EntryType};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -95,16 +95,47 @@ pub struct Disk {
     snapshots: BTreeMap<String, SnapshotFile>,
     /// How often a start had to begin with an empty store.
     pub rebuilt: u64,
-    /// The fuse blows so many steps after the next snapshot of a leader begins to take the log's place; and whether the last of
-    /// them is done.
-    pub trap: Option<(u64, bool)>,
+    pub trap: Option<Trap>,
+    /// Of the last vote that was written: in which term, and for whom.
+    voted: (u64, u64),
+}
+
+/// A moment at which it matters what is on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// A snapshot of a leader takes the log's place.
+    Install,
+    /// A vote for another member is written,
+    Vote,
+    /// or for itself.
+    Candidacy,
+    /// Entries that change the membership are.
+    ConfChange,
+}
+
+/// Blows the fuse when the moment comes.
+#[derive(Clone, Copy, Debug)]
+pub struct Trap {
+    pub moment: Moment,
+    /// So many steps of the disk after it has come.
+    pub steps: u64,
+    pub is_last_done: bool,
 }
 
 impl Disk {
     pub fn new(storage: Storage) -> Self {
         let fuse = Fuse::default();
         let store = Arc::new(ForgetfulStore::new(storage.is_durable(), fuse.clone()));
-        Disk { storage, fuse, log: MemoryLog::new(), store, snapshots: BTreeMap::new(), rebuilt: 0, trap: None }
+        Disk {
+            storage,
+            fuse,
+            log: MemoryLog::new(),
+            store,
+            snapshots: BTreeMap::new(),
+            rebuilt: 0,
+            trap: None,
+            voted: 0,
+        }
     }
 
     /// The power goes and comes back.
@@ -136,8 +167,25 @@ impl Disk {
         begin(&mut self.log)
     }
 
-    /// Written, not synced.
-    pub fn write_log(&mut self, writes: &[LogWrite]) -> Result<(), LogError> {
+    fn spring(&mut self, moment: Moment) {
+        if let Some(Trap { steps, is_last_done, .. }) = self.trap.take_if(|trap| trap.moment == moment) {
+            self.fuse.blow_after(steps, is_last_done);
+        }
+    }
+
+    /// Written, not synced, by the member `own`.
+    pub fn write_log(&mut self, writes: &[LogWrite], own: MemberId) -> Result<(), LogError> {
+        let states = writes.iter().filter_map(|write| write.hard_state.as_ref());
+        if let Some(state) = states.filter(|state| state.vote != 0).last()
+            && (state.term, state.vote) != self.voted
+        {
+            self.spring(if state.vote == own.0 { Moment::Candidacy } else { Moment::Vote });
+            self.voted = (state.term, state.vote);
+        }
+        let mut entries = writes.iter().flat_map(|write| &write.entries);
+        if entries.any(|entry| entry.get_entry_type() != EntryType::EntryNormal) {
+            self.spring(Moment::ConfChange);
+        }
         let log = &mut self.log;
         self.fuse.step(|| log.append_many(writes).map(drop))
     }
@@ -157,9 +205,7 @@ impl Disk {
     }
 
     pub fn replace_log(&mut self, install: &Install) -> Result<(), LogError> {
-        if let Some((steps, is_last_done)) = self.trap.take() {
-            self.fuse.blow_after(steps, is_last_done);
-        }
+        self.spring(Moment::Install);
         let log = &mut self.log;
         self.fuse.step(|| log.replace(install).map(drop))
     }
@@ -272,7 +318,8 @@ impl Disk {
     pub fn is_recoverable(&mut self) -> Result<(), String> {
         let recovered = self.load().map_err(|error| error.to_string())?;
         let truncated = recovered.terms.truncated();
-        let row = castd::state::AppliedPosition::read_durable(self.store.as_ref()).map_err(|error| error.to_string())?;
+        let row =
+            castd::state::AppliedPosition::read_durable(self.store.as_ref()).map_err(|error| error.to_string())?;
         let durable = if self.storage.is_durable() { row.index } else { LogIndex(0) };
         let is_pending = recovered.pending_install.as_ref().is_some_and(|name| self.snapshots.contains_key(name));
         let continues = |file: &&SnapshotFile| {

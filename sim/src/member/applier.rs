@@ -1,7 +1,8 @@
 //! The shell of Applier: the backend first, then the published view, then watchers, leases and members, then the answers.
 
 use super::mail::{
-    Job, Out, ToApplier, ToCompactor, ToLeaseKeeper, ToLogWriter, ToPeerLinks, ToRaftNode, ToSnapshotter, ToWatchHub, Waiter,
+    Job, Out, ToApplier, ToCompactor, ToLeaseKeeper, ToLogWriter, ToPeerLinks, ToRaftNode, ToSnapshotter, ToWatchHub,
+    Waiter,
 };
 use super::{Around, Fatal};
 use crate::member::edge::News;

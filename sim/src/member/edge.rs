@@ -18,7 +18,9 @@ use castd::membership::checks::{self, Outlook};
 use castd::mvcc::check;
 use castd::raft::node::{MemberProgress, RaftError, TICK};
 use castd::state::{Outcome, membership_entry};
-use castd_proto::castdpb::{MemberAttributes, MembershipChange, RaftRequest, membership_change::Kind, raft_request::Op};
+use castd_proto::castdpb::{
+    MemberAttributes, MembershipChange, RaftRequest, membership_change::Kind, raft_request::Op,
+};
 use castd_proto::etcdserverpb as pb;
 use prost::Message as _;
 use raft::eraftpb::EntryType;
@@ -91,8 +93,13 @@ pub enum Answer {
     Txn(pb::TxnResponse),
     Written(Outcome),
     /// With the time to live; 0 if there is no such lease.
-    Kept { ttl_secs: i64 },
-    Members { member: Option<pb::Member>, members: Vec<pb::Member> },
+    Kept {
+        ttl_secs: i64,
+    },
+    Members {
+        member: Option<pb::Member>,
+        members: Vec<pb::Member>,
+    },
     Moved,
     Failed(RequestError),
     /// The connection broke, or there was none.
@@ -108,7 +115,9 @@ pub enum PeerAsk {
 
 #[derive(Debug)]
 pub enum PeerAnswer {
-    Kept { ttl_secs: i64 },
+    Kept {
+        ttl_secs: i64,
+    },
     Members(Vec<pb::Member>),
     /// It does not lead, or did not answer at all.
     MayChange,
@@ -120,7 +129,11 @@ pub enum PeerAnswer {
 pub enum Origin {
     Client(Call),
     /// Another member, for a client of its own.
-    Peer { from: MemberId, boot: u64, ticket: Ticket },
+    Peer {
+        from: MemberId,
+        boot: u64,
+        ticket: Ticket,
+    },
     /// This member makes itself known.
     Own,
 }
@@ -147,10 +160,18 @@ enum Work {
     Range(pb::RangeRequest),
     ReadTxn(pb::TxnRequest),
     ListMembers,
-    KeepAlive { lease: LeaseId, confirming: Option<Confirmation> },
-    Promote { id: MemberId },
+    KeepAlive {
+        lease: LeaseId,
+        confirming: Option<Confirmation>,
+    },
+    Promote {
+        id: MemberId,
+    },
     /// A change of the membership is proposed.
-    Change { ask: Ask, member: pb::Member },
+    Change {
+        ask: Ask,
+        member: pb::Member,
+    },
     Publish,
 }
 
@@ -249,7 +270,9 @@ impl Edge {
                 let ttl = ttl_secs.max(ttl_secs_min(around.settings.election_timeout));
                 self.write(origin, Op::LeaseGrant(pb::LeaseGrantRequest { id: lease, ttl }), around)?;
             }
-            Ask::Revoke { lease } => self.write(origin, Op::LeaseRevoke(pb::LeaseRevokeRequest { id: lease }), around)?,
+            Ask::Revoke { lease } => {
+                self.write(origin, Op::LeaseRevoke(pb::LeaseRevokeRequest { id: lease }), around)?
+            }
             Ask::KeepAlive { lease } => {
                 let work = Work::KeepAlive { lease: LeaseId(lease), confirming: None };
                 let ticket = self.begin(origin, work, around);
@@ -323,12 +346,15 @@ impl Edge {
             return self.end(ticket, Err(RequestError::NotLeader), around);
         }
         if around.now >= task.until {
-            let error = if around.shared.status.leader.is_some() { RaftError::Timeout.into() } else { RequestError::NoLeader };
+            let error =
+                if around.shared.status.leader.is_some() { RaftError::Timeout.into() } else { RequestError::NoLeader };
             return self.end(ticket, Err(error), around);
         }
         match around.shared.status.leader {
             None => around.out.push(Out::Edge { after: TICK, ticket, news: News::Timer }),
-            Some(own) if own == around.id => around.out.push(Out::Edge { after: ASK_AGAIN_AFTER, ticket, news: News::Timer }),
+            Some(own) if own == around.id => {
+                around.out.push(Out::Edge { after: ASK_AGAIN_AFTER, ticket, news: News::Timer })
+            }
             Some(to) => {
                 let ask = match &task.work {
                     Work::KeepAlive { lease, .. } => PeerAsk::KeepAlive(*lease),
@@ -362,7 +388,9 @@ impl Edge {
                 }
                 match answer {
                     PeerAnswer::Kept { ttl_secs } => self.end(ticket, Ok(Answer::Kept { ttl_secs }), around),
-                    PeerAnswer::Members(members) => self.end(ticket, Ok(Answer::Members { member: None, members }), around),
+                    PeerAnswer::Members(members) => {
+                        self.end(ticket, Ok(Answer::Members { member: None, members }), around)
+                    }
                     PeerAnswer::Failed(error) => self.end(ticket, Err(error), around),
                     PeerAnswer::MayChange => {
                         around.out.push(Out::Edge { after: ASK_AGAIN_AFTER, ticket, news: News::Timer });

@@ -1,7 +1,7 @@
 //! The shell of LeaseKeeper.
 
-use super::mail::{ToLeaseKeeper, ToRaftNode};
 use super::Around;
+use super::mail::{ToLeaseKeeper, ToRaftNode};
 use crate::member::edge::{News, Ticket};
 use castd::lease::{self, Effect, Input, KeepAliveId};
 use castd::state::LeaseChange;

@@ -36,7 +36,12 @@ impl LogWriter {
                     around.mail(ToRaftNode::LogPersisted { number });
                 }
                 let ReplaceLog { number, position, conf_state, hard_state } = replace;
-                around.disk.replace_log(&Install { position, conf_state, hard_state, pending: Some(file_name(position)) })?;
+                around.disk.replace_log(&Install {
+                    position,
+                    conf_state,
+                    hard_state,
+                    pending: Some(file_name(position)),
+                })?;
                 self.pending_install = Some(position);
                 around.mail(ToRaftNode::LogPersisted { number });
                 self.tell_growth(around);
@@ -88,7 +93,7 @@ impl LogWriter {
         let last = writes.iter().filter_map(|write| write.entries.last()).map(|entry| entry.index).max();
         let entries = writes.iter().map(|write| write.entries.len()).sum();
         around.note(crate::trace::Line::Appends { number, entries, last: last.unwrap_or(0) });
-        around.disk.write_log(&writes)?;
+        around.disk.write_log(&writes, around.id)?;
         Ok(Some(number))
     }
 

@@ -221,14 +221,26 @@ pub enum Job {
     /// The LogWriter waits for its disk.
     SyncLog,
     Flush,
-    TakeSnapshot { view: Arc<View> },
-    PrepareSnapshot { view: Arc<View>, to: MemberId, index_min: LogIndex },
+    TakeSnapshot {
+        view: Arc<View>,
+    },
+    PrepareSnapshot {
+        view: Arc<View>,
+        to: MemberId,
+        index_min: LogIndex,
+    },
     /// The Applier's store is filled from a snapshot.
-    Fill { position: LogPosition },
-    CatchUp { cohort: Arc<Cohort> },
+    Fill {
+        position: LogPosition,
+    },
+    CatchUp {
+        cohort: Arc<Cohort>,
+    },
     /// Snapshots that were received and not needed are removed.
     Tidy,
-    HoldView { view: Arc<View> },
+    HoldView {
+        view: Arc<View>,
+    },
 }
 
 impl Job {
@@ -249,21 +261,60 @@ impl Job {
 /// What a member wants done.
 pub enum Out {
     Mail(Mail),
-    Later { after: Duration, job: Job },
+    Later {
+        after: Duration,
+        job: Job,
+    },
     /// The edge goes on with something, on a thread of its own.
-    Edge { after: Duration, ticket: Ticket, news: News },
-    Answer { call: Call, answer: Answer },
-    Envelope { to: MemberId, attempt: u64, lane: PeerLane, envelope: Box<PeerEnvelope> },
+    Edge {
+        after: Duration,
+        ticket: Ticket,
+        news: News,
+    },
+    Answer {
+        call: Call,
+        answer: Answer,
+    },
+    Envelope {
+        to: MemberId,
+        attempt: u64,
+        lane: PeerLane,
+        envelope: Box<PeerEnvelope>,
+    },
     /// Connect to the member that is reached there.
-    Dial { peer: MemberId, attempt: u64, after: Duration, urls: Vec<String> },
-    HangUp { peer: MemberId, attempt: u64 },
-    Carry { parcel: Box<Parcel<Outgoing>> },
-    AskPeer { to: MemberId, ticket: Ticket, ask: PeerAsk },
-    AnswerPeer { origin: Origin, answer: PeerAnswer },
+    Dial {
+        peer: MemberId,
+        attempt: u64,
+        after: Duration,
+        urls: Vec<String>,
+    },
+    HangUp {
+        peer: MemberId,
+        attempt: u64,
+    },
+    Carry {
+        parcel: Box<Parcel<Outgoing>>,
+    },
+    AskPeer {
+        to: MemberId,
+        ticket: Ticket,
+        ask: PeerAsk,
+    },
+    AnswerPeer {
+        origin: Origin,
+        answer: PeerAnswer,
+    },
     /// The edge sends what waits on a stream.
-    Pump { after: Duration, stream: StreamId },
+    Pump {
+        after: Duration,
+        stream: StreamId,
+    },
     /// To a client's watcher.
-    Show { client: usize, session: u64, shown: Vec<Shown> },
+    Show {
+        client: usize,
+        session: u64,
+        shown: Vec<Shown>,
+    },
     /// It was removed, knows it, and ends.
     Depart,
 }

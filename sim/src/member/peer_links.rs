@@ -5,6 +5,8 @@
 
 use super::mail::{Out, ToPeerLinks, ToRaftNode, ToSnapshotter};
 use super::{Around, Fatal};
+use crate::summary::raft_name;
+use crate::trace::Line;
 use castd::cast::Identity;
 use castd::ids::MemberId;
 use castd::peer::flight::Flight;
@@ -65,6 +67,7 @@ impl PeerLinks {
         match mail {
             ToPeerLinks::Send { messages } => self.send(messages, around),
             ToPeerLinks::Forward { to, requests } => {
+                around.note(Line::Forwards { to: to.0, requests: requests.len() });
                 for request in requests {
                     self.push(to, PeerLane::Bulk, Item::Forwarded(request), around);
                 }
@@ -202,7 +205,17 @@ impl PeerLinks {
                 around.mail(ToSnapshotter::SendSnapshot { message });
                 continue;
             }
-            around.checks.summary.raft_message(message.get_msg_type());
+            let kind = message.get_msg_type();
+            around.checks.summary.raft_message(kind);
+            around.note(Line::Message {
+                to: to.0,
+                kind: raft_name(kind),
+                term: message.term,
+                index: message.index,
+                log_term: message.log_term,
+                entries: message.entries.len(),
+                reject: message.reject,
+            });
             if !receivers.contains(&to) {
                 receivers.push(to);
             }

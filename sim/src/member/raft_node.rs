@@ -4,6 +4,7 @@ use super::mail::{ToApplier, ToCompactor, ToLeaseKeeper, ToLogWriter, ToPeerLink
 use super::{Around, Fatal};
 use crate::member::edge::{News, Ticket};
 use crate::planted::{self, Bug};
+use crate::trace::Line;
 use castd::cast::RequestError;
 use castd::ids::RequestId;
 use castd::lease::Grant;
@@ -204,6 +205,8 @@ impl RaftNode {
         if before.is_some_and(|before| before.term == status.term && before.leader == status.leader) {
             return;
         }
+        let (term, leader) = (status.term.0, status.leader.map_or(0, |leader| leader.0));
+        around.note(Line::Status { term, leader, leads: status.is_leader });
         let now = around.now;
         around.mail(ToLeaseKeeper::LeaderChanged { status, now });
         around.mail(ToCompactor::LeaderChanged { status, now });

@@ -171,6 +171,7 @@ pub fn prepare(
     }
     let keeps = around.disk.storage.keeps_snapshot();
     let cluster = around.settings.cluster;
-    let file = if keeps { around.disk.take_snapshot(view, cluster)? } else { around.disk.write_snapshot(view, cluster)? };
+    let file =
+        if keeps { around.disk.take_snapshot(view, cluster)? } else { around.disk.write_snapshot(view, cluster)? };
     Ok(Some((Outgoing { file: Arc::new(file) }, keeps)))
 }

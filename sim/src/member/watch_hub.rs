@@ -8,9 +8,11 @@
 use super::mail::{Job, Out, ToWatchHub};
 use super::{Around, Fatal};
 use castd::cast::Identity;
-use castd::mvcc::MvccError;
-use castd::watch::{CREDIT_BYTES, CatchUpBatch, Cohort, Effect, HeaderIds, Hub, Input, Reply, ReplyBody, Source, StreamId};
 use castd::ids::Revision;
+use castd::mvcc::MvccError;
+use castd::watch::{
+    CREDIT_BYTES, CatchUpBatch, Cohort, Effect, HeaderIds, Hub, Input, Reply, ReplyBody, Source, StreamId,
+};
 use castd_proto::etcdserverpb::WatchResponse;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -44,7 +46,15 @@ pub struct Stream {
 impl Stream {
     pub fn new(client: usize, session: u64, fragment_bytes: usize) -> Self {
         let queue = VecDeque::new();
-        Stream { client, session, fragment_bytes, stalled_until: Duration::ZERO, queue, is_pumped: false, drained_bytes: 0 }
+        Stream {
+            client,
+            session,
+            fragment_bytes,
+            stalled_until: Duration::ZERO,
+            queue,
+            is_pumped: false,
+            drained_bytes: 0,
+        }
     }
 }
 
@@ -150,7 +160,8 @@ pub fn pump(id: StreamId, around: &mut Around<'_>) -> Result<(), Fatal> {
         }
     }
     let is_empty = stream.queue.is_empty();
-    let bytes = if is_empty || stream.drained_bytes >= CREDIT_BYTES { std::mem::take(&mut stream.drained_bytes) } else { 0 };
+    let bytes =
+        if is_empty || stream.drained_bytes >= CREDIT_BYTES { std::mem::take(&mut stream.drained_bytes) } else { 0 };
     stream.is_pumped = !is_empty;
     if !is_empty {
         let after = around.dice.latency(around.settings.turn);

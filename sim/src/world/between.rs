@@ -85,9 +85,6 @@ impl World {
         envelope: Box<PeerEnvelope>,
     ) {
         let Some(receiver) = self.place_of_member(to) else { return };
-        let (messages, requests) = (envelope.messages.len(), envelope.forwarded.len());
-        let line = Line::Sends { to: to.0, messages, requests, bytes: 0 };
-        self.trace.note(self.now, Some(self.members[place].id), line);
         let packet = Packet { way: (place, receiver), attempt, lane, envelope };
         let mut arrivals = self.network.send(self.now, &packet, &mut self.network_dice);
         let Some(last) = arrivals.pop() else { return };
@@ -101,11 +98,15 @@ impl World {
 
     pub(super) fn arrive(&mut self, packet: Packet) {
         let Packet { way, attempt, envelope, .. } = packet;
-        let Some(connection) = self.network.connection(way).filter(|it| it.attempt == attempt) else { return };
         let (from, to) = way;
-        if !self.is_running(to, connection.to_boot) || self.network.is_cut(way) {
+        let open = self.network.connection(way).filter(|it| it.attempt == attempt);
+        let open = open.filter(|connection| self.is_running(to, connection.to_boot));
+        if self.network.is_cut(way) || (open.is_none() && !self.plan.strays) {
             self.network.lost += 1;
             return;
+        }
+        if open.is_none() {
+            self.checks.summary.count("a packet outlived its connection");
         }
         let sender = self.members[from].id;
         self.trace.note(self.now, Some(self.members[to].id), Line::Arrives { from: sender.0 });
@@ -114,7 +115,7 @@ impl World {
             taken = peer_links::take_in(*envelope, sender, around);
             Ok(())
         });
-        if let Err(refusal) = taken {
+        if let (Err(refusal), Some(connection)) = (taken, open) {
             self.network.close(way, attempt);
             let peer = self.members[to].id;
             if self.is_running(from, connection.from_boot) {

@@ -188,7 +188,9 @@ impl World {
 
     /// Its disk has gone in the middle of something.
     pub(super) fn crash_at_step(&mut self, place: usize) {
-        let down = self.dice.time(Duration::from_millis(1), Duration::from_millis(300));
+        // Some are back before others have noticed.
+        let longest = *self.dice.pick(&[1, 5, 50, 300]);
+        let down = self.dice.time(Duration::from_micros(50), Duration::from_millis(longest));
         if !self.crash(place, down) {
             // In the middle of a start.
             self.members[place].crash(&mut self.disk_dice);

@@ -83,13 +83,19 @@ impl World {
                 self.history.operations.push(Operation { client: PROBER, invoked, returned, request, outcome });
             }
             self.go_on_until(self.now + self.settings.election_timeout / 4);
-            let is_done = self.checks.log.range(committed + 1..).any(|(_, events)| {
-                events.iter().any(|event| event.key() == "probe")
-            });
+            let is_done = self
+                .checks
+                .log
+                .range(committed + 1..)
+                .any(|(_, events)| events.iter().any(|event| event.key() == "probe"));
             if is_done {
                 break;
             }
-            assert!(self.now < mended + within, "nothing was written within {ELECTIONS_MAX} election time-outs{}", self.state());
+            assert!(
+                self.now < mended + within,
+                "nothing was written within {ELECTIONS_MAX} election time-outs{}",
+                self.state()
+            );
         }
         let took = (self.now - mended).as_millis() as u64;
         self.checks.summary.add_count("milliseconds until a write was done again", took);
@@ -177,7 +183,11 @@ impl World {
                 view.conf_state.learners,
                 running.mail_waiting(),
                 running.actors.edge.waiting(),
-                self.network.connections().filter(|((from, _), _)| *from == place).map(|((_, to), _)| to).collect::<Vec<_>>(),
+                self.network
+                    .connections()
+                    .filter(|((from, _), _)| *from == place)
+                    .map(|((_, to), _)| to)
+                    .collect::<Vec<_>>(),
             );
         }
         for (number, client) in self.clients.iter().enumerate() {

@@ -1,6 +1,7 @@
 //! Faults begin, and end.
 
 use super::{Event, World};
+use crate::disk::{Moment, Trap};
 use crate::faults::{Fault, FaultKind};
 use crate::member::Fate;
 use crate::member::mail::Job;
@@ -77,15 +78,18 @@ impl World {
                 self.members[place].disk.fuse.blow_after(u64::from(strength) % 60, who >> 32 & 1 == 1);
                 true
             }
-            FaultKind::CrashAtInstall => {
-                let trap = (u64::from(strength) % 12, who >> 32 & 1 == 1);
-                self.members.iter_mut().for_each(|member| member.disk.trap = Some(trap));
-                true
-            }
+            FaultKind::CrashAtInstall => self.set_traps(Moment::Install, u64::from(strength) % 12, fault),
+            FaultKind::CrashAtVote => self.set_traps(Moment::Vote, u64::from(strength) % 2, fault),
+            FaultKind::CrashAtCandidacy => self.set_traps(Moment::Candidacy, u64::from(strength) % 3, fault),
+            FaultKind::CrashAtConfChange => self.set_traps(Moment::ConfChange, u64::from(strength) % 4, fault),
             FaultKind::Kill => some(&running).is_some_and(|place| self.kill(place, lasts)),
             FaultKind::Pause => {
-                let Some(place) = some(&running) else { return false };
-                self.members[place].paused_until = self.now + lasts;
+                let Some(place) = self.leader().filter(|_| strength < 500).or(some(&running)) else { return false };
+                // Often for longer than leases last.
+                let lasts = if who >> 32 & 1 == 1 { lasts * 4 } else { lasts };
+                // What was put off until then cannot be called back when all is mended.
+                let until = self.now + lasts.min(Duration::from_secs(5));
+                self.members[place].paused_until = until.min(self.plan.faults_end);
                 true
             }
             FaultKind::SlowDisk => {
@@ -96,7 +100,7 @@ impl World {
             FaultKind::StuckDisk => {
                 let Some(place) = self.leader().filter(|_| strength < 500).or(some(&running)) else { return false };
                 let lasts = lasts.max(self.settings.election_timeout * 2);
-                self.members[place].stuck_until = Some(self.now + lasts);
+                self.members[place].stuck_until = Some((self.now + lasts).min(self.plan.faults_end));
                 true
             }
             FaultKind::Split => {
@@ -192,6 +196,12 @@ impl World {
                 true
             }
         }
+    }
+
+    fn set_traps(&mut self, moment: Moment, steps: u64, fault: Fault) -> bool {
+        let trap = Trap { moment, steps, is_last_done: fault.who >> 32 & 1 == 1 };
+        self.members.iter_mut().for_each(|member| member.disk.trap = Some(trap));
+        true
     }
 
     fn cut(&mut self, number: usize, ways: Vec<Way>, lasts: Duration) -> bool {

@@ -42,37 +42,133 @@ const EVENTS_MAX: u64 = 20_000_000;
 
 /// Something that is due.
 enum Event {
-    Turn { place: usize, boot: u64, actor: Actor },
+    Turn {
+        place: usize,
+        boot: u64,
+        actor: Actor,
+    },
     /// The rest of what an actor tells.
-    Rest { place: usize, boot: u64, actor: Actor, outs: Vec<Out> },
-    Done { place: usize, boot: u64, job: Job },
-    Tick { place: usize, boot: u64 },
-    Edge { place: usize, boot: u64, ticket: Ticket, news: News },
-    Pump { place: usize, boot: u64, stream: StreamId },
-    Boot { place: usize },
-    Dial { place: usize, boot: u64, peer: MemberId, attempt: u64, urls: Vec<String> },
+    Rest {
+        place: usize,
+        boot: u64,
+        actor: Actor,
+        outs: Vec<Out>,
+    },
+    Done {
+        place: usize,
+        boot: u64,
+        job: Job,
+    },
+    Tick {
+        place: usize,
+        boot: u64,
+    },
+    Edge {
+        place: usize,
+        boot: u64,
+        ticket: Ticket,
+        news: News,
+    },
+    Pump {
+        place: usize,
+        boot: u64,
+        stream: StreamId,
+    },
+    Boot {
+        place: usize,
+    },
+    Dial {
+        place: usize,
+        boot: u64,
+        peer: MemberId,
+        attempt: u64,
+        urls: Vec<String>,
+    },
     /// Nobody was there.
-    DialFailed { place: usize, boot: u64, peer: MemberId, attempt: u64 },
+    DialFailed {
+        place: usize,
+        boot: u64,
+        peer: MemberId,
+        attempt: u64,
+    },
     Packet(Packet),
     /// That a connection is broken is noticed, if it still is, or in any case.
-    Notice { way: Way, attempt: u64, only_if_cut: bool },
-    Carried { place: usize, boot: u64, parcel: Box<Parcel<Outgoing>>, is_again: bool },
-    PeerAsked { place: usize, from: usize, boot: u64, ticket: Ticket, ask: PeerAsk },
-    PeerAnswered { place: usize, boot: u64, ticket: Ticket, answer: PeerAnswer },
-    Asked { place: usize, call: Call, ask: Ask },
-    Answered { call: Call, answer: Answer },
-    GiveUp { call: Call },
-    Wake { client: usize },
-    Watch { place: usize, client: usize, session: u64, create: Box<WatchCreateRequest>, fragment_bytes: usize },
-    AskProgress { place: usize, client: usize, session: u64 },
-    Unwatch { place: usize, client: usize, session: u64 },
-    Shown { client: usize, session: u64, shown: Vec<Shown> },
-    FaultBegins { fault: usize },
-    FaultEnds { fault: usize },
+    Notice {
+        way: Way,
+        attempt: u64,
+        only_if_cut: bool,
+    },
+    Carried {
+        place: usize,
+        boot: u64,
+        parcel: Box<Parcel<Outgoing>>,
+        is_again: bool,
+    },
+    PeerAsked {
+        place: usize,
+        from: usize,
+        boot: u64,
+        ticket: Ticket,
+        ask: PeerAsk,
+    },
+    PeerAnswered {
+        place: usize,
+        boot: u64,
+        ticket: Ticket,
+        answer: PeerAnswer,
+    },
+    Asked {
+        place: usize,
+        call: Call,
+        ask: Ask,
+    },
+    Answered {
+        call: Call,
+        answer: Answer,
+    },
+    GiveUp {
+        call: Call,
+    },
+    Wake {
+        client: usize,
+    },
+    Watch {
+        place: usize,
+        client: usize,
+        session: u64,
+        create: Box<WatchCreateRequest>,
+        fragment_bytes: usize,
+    },
+    AskProgress {
+        place: usize,
+        client: usize,
+        session: u64,
+    },
+    Unwatch {
+        place: usize,
+        client: usize,
+        session: u64,
+    },
+    Shown {
+        client: usize,
+        session: u64,
+        shown: Vec<Shown>,
+    },
+    FaultBegins {
+        fault: usize,
+    },
+    FaultEnds {
+        fault: usize,
+    },
     /// A cut that comes and goes.
-    Flap { fault: usize, is_cut: bool },
+    Flap {
+        fault: usize,
+        is_cut: bool,
+    },
     /// A store writes to its disk by itself.
-    WriteBack { place: usize },
+    WriteBack {
+        place: usize,
+    },
 }
 
 /// What a run came to.
@@ -116,7 +212,8 @@ impl World {
         let settings = Settings::new(&plan);
         let mut dice = Dice::new(plan.seed, "world", 0);
         let clock_dice = &mut Dice::new(plan.seed, "clocks", 0);
-        let mut clock = || Clock::new(clock_dice.between(0, 2 * plan.clock_error.unsigned_abs()) as i64 - plan.clock_error);
+        let mut clock =
+            || Clock::new(clock_dice.between(0, 2 * plan.clock_error.unsigned_abs()) as i64 - plan.clock_error);
         let ids: Vec<(MemberId, String)> =
             (0..plan.storages.len()).map(|place| (MemberId(place as u64 + 11), network::url(place, 0))).collect();
         let members: Vec<Member> = ids
@@ -322,8 +419,11 @@ impl World {
             trace: &mut self.trace,
         };
         let acted = act(member, turn);
+        let is_over = member.disk.fuse.is_blown();
         if let Err(Fatal(reason)) = acted {
-            assert!(member.disk.fuse.is_blown(), "member {} ends: {reason}", member.id);
+            assert!(is_over, "member {} ends: {reason}", member.id);
+        }
+        if is_over {
             out.clear();
             self.out = out;
             self.crash_at_step(place);

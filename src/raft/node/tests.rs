@@ -11,6 +11,10 @@ use raft::eraftpb::ConfState;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 fn lonely() -> Node {
+    with_members(ConfState { voters: vec![1, 2, 3], ..ConfState::default() })
+}
+
+fn with_members(conf_state: ConfState) -> Node {
     let settings = Settings {
         id: MemberId(1),
         election_ticks: 100,
@@ -21,7 +25,6 @@ fn lonely() -> Node {
         seed: 1,
         boot: 1,
     };
-    let conf_state = ConfState { voters: vec![1, 2, 3], ..ConfState::default() };
     let recovered = Recovered {
         fresh: false,
         hard_state: HardState::default(),
@@ -33,6 +36,27 @@ fn lonely() -> Node {
     let window = Window::new(recovered, conf_state);
     let log = slog::Logger::root(slog::Discard, slog::o!());
     Node::new(settings, window, LogIndex(0), &log).expect("sound settings")
+}
+
+/// It would lead in the same term once more after a crash, with other entries at the places that the learner has.
+#[test]
+fn a_lone_voter_tells_its_learners_nothing_before_its_term_is_on_disk() {
+    let mut node = with_members(ConfState { voters: vec![1], learners: vec![2], ..ConfState::default() });
+    let mut effects = Vec::new();
+    node.settle(Duration::from_secs(1), &mut effects);
+    assert!(node.status().is_leader, "nobody else can be");
+    let sent = |effects: &[Effect]| effects.iter().filter(|effect| matches!(effect, Effect::Send(_))).count();
+    assert_eq!(sent(&effects), 0, "{effects:?}");
+    let writes = effects.iter().filter_map(|effect| match effect {
+        Effect::AppendLog(append) => Some((append.number, append.hard_state.as_ref().map(|it| it.term))),
+        _ => None,
+    });
+    let (number, term) = writes.last().expect("its term and first entry are written");
+    assert_eq!(term, Some(1));
+    effects.clear();
+    node.log_persisted(number, &mut effects);
+    node.settle(Duration::from_secs(1), &mut effects);
+    assert_ne!(sent(&effects), 0);
 }
 
 #[test]
