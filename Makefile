@@ -1,10 +1,10 @@
 # Castd: `make run` starts one member and `make cluster` three, `make test` is everything CI checks, `make bench` compares
-# with etcd.
+# with etcd, `make sim FOR=8h` runs simulated clusters under one seed after the other.
 
 CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/castd-target
 export CARGO_TARGET_DIR
 
-.PHONY: run cluster test bench
+.PHONY: run cluster test bench sim
 
 run:
 	@.ci/packages build
@@ -24,3 +24,6 @@ bench:
 	@.ci/packages build test bench
 	cargo build --release --bin castd
 	cargo run --release -p castd-bench -- $(ARGS)
+
+sim:
+	cargo run --release -p castd-sim -- --for $(or $(FOR),10m) $(ARGS)

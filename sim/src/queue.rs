@@ -49,7 +49,7 @@ impl<E> Queue<E> {
         self.due.push(Due { at, number: self.put, event });
     }
 
-    pub fn next(&mut self) -> Option<(Duration, E)> {
+    pub fn take(&mut self) -> Option<(Duration, E)> {
         self.due.pop().map(|due| (due.at, due.event))
     }
 
@@ -68,7 +68,7 @@ mod tests {
         for (at, event) in [(3, 'd'), (1, 'a'), (2, 'b'), (2, 'c'), (1, 'x')] {
             queue.put(Duration::from_secs(at), event);
         }
-        let order: String = std::iter::from_fn(|| queue.next()).map(|(_, event)| event).collect();
+        let order: String = std::iter::from_fn(|| queue.take()).map(|(_, event)| event).collect();
         assert_eq!(order, "axbcd");
     }
 }

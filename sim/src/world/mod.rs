@@ -203,7 +203,6 @@ pub struct World {
     events: u64,
     is_stopping: bool,
     watch_until: i64,
-    out: Vec<Out>,
     moves: Vec<Move>,
 }
 
@@ -257,7 +256,6 @@ impl World {
             events: 0,
             is_stopping: false,
             watch_until: i64::MAX,
-            out: Vec::new(),
             moves: Vec::new(),
             plan,
         }
@@ -292,7 +290,7 @@ impl World {
 
     /// One event.
     fn step(&mut self) {
-        let Some((at, event)) = self.queue.next() else { return };
+        let Some((at, event)) = self.queue.take() else { return };
         assert!(at >= self.now, "time goes on");
         self.now = at;
         self.events += 1;
@@ -406,7 +404,7 @@ impl World {
 
     /// Something happens in a member, and what it wants is done. Answers whether it goes on.
     fn with(&mut self, place: usize, act: impl FnOnce(&mut Member, Turn<'_>) -> Result<(), Fatal>) -> Option<Vec<Out>> {
-        let mut out = std::mem::take(&mut self.out);
+        let mut out = Vec::new();
         let member = &mut self.members[place];
         let steps = member.disk.fuse.steps();
         let turn = Turn {
@@ -424,8 +422,6 @@ impl World {
             assert!(is_over, "member {} ends: {reason}", member.id);
         }
         if is_over {
-            out.clear();
-            self.out = out;
             self.crash_at_step(place);
             return None;
         }
@@ -433,9 +429,7 @@ impl World {
         if let Some(running) = &member.running {
             self.checks.look(place, &running.actors, &running.shared, &mut member.disk, is_disk_touched);
         }
-        let outs = out.drain(..).collect();
-        self.out = out;
-        Some(outs)
+        Some(out)
     }
 
     /// Lets the actors of a member do something outside of their turns.
