@@ -8,152 +8,34 @@
 //! As in `src/api/grpc`: checks first, learners answer little, and what only the leader knows is asked of it, again and again
 //! until the request has taken too long.
 
+mod asked;
+mod membership;
+
+pub use self::asked::{Answer, Ask, Call, News, Origin, PeerAnswer, PeerAsk, Ticket};
+
+use self::membership::{checked_member, propose_change, with_outlook};
 use super::Around;
 use super::mail::{Out, ToLeaseKeeper, ToRaftNode, Waiter};
 use castd::cast::RequestError;
-use castd::ids::{LeaseId, LogIndex, MemberId};
+use castd::ids::{LeaseId, MemberId};
 use castd::lease::{self, Confirmation, LeaseError, TTL_SECS_MAX, ttl_secs_min};
-use castd::membership::MembershipError;
-use castd::membership::checks::{self, Outlook};
 use castd::mvcc::check;
 use castd::raft::node::{MemberProgress, RaftError, TICK};
-use castd::state::{Outcome, membership_entry};
-use castd_proto::castdpb::{
-    MemberAttributes, MembershipChange, RaftRequest, membership_change::Kind, raft_request::Op,
-};
+use castd::state::Outcome;
+use castd_proto::castdpb::{MemberAttributes, RaftRequest, membership_change::Kind, raft_request::Op};
 use castd_proto::etcdserverpb as pb;
 use prost::Message as _;
 use raft::eraftpb::EntryType;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 const TXN_OPS_MAX: usize = 128;
-const LEARNERS_MAX: u32 = 2;
 /// Who leads may change at any moment, but not be asked all the time.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// Before a member tries again to make itself known.
 const PUBLISH_PAUSE: Duration = Duration::from_millis(100);
 /// Entries that may be committed and not yet applied before new writes are refused.
 const APPLY_BACKLOG_MAX: u64 = 5_000;
-
-/// One call of one client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Call {
-    pub client: usize,
-    pub number: u64,
-}
-
-/// What a client wants.
-#[derive(Clone, Debug)]
-pub enum Ask {
-    Range(pb::RangeRequest),
-    Put(pb::PutRequest),
-    Delete(pb::DeleteRangeRequest),
-    Txn(pb::TxnRequest),
-    Compact(pb::CompactionRequest),
-    Grant { lease: i64, ttl_secs: i64 },
-    Revoke { lease: i64 },
-    KeepAlive { lease: i64 },
-    AddMember { peer_url: String, is_learner: bool },
-    RemoveMember { id: MemberId },
-    UpdateMember { id: MemberId, peer_url: String },
-    Promote { id: MemberId },
-    MoveLeader { to: MemberId },
-    ListMembers,
-}
-
-impl Ask {
-    pub fn name(&self) -> &'static str {
-        match self {
-            Ask::Range(range) if range.revision > 0 => "Range of the past",
-            Ask::Range(range) if range.serializable => "Range, serializable",
-            Ask::Range(_) => "Range",
-            Ask::Put(_) => "Put",
-            Ask::Delete(_) => "Delete",
-            Ask::Txn(_) => "Txn",
-            Ask::Compact(_) => "Compact",
-            Ask::Grant { .. } => "Grant",
-            Ask::Revoke { .. } => "Revoke",
-            Ask::KeepAlive { .. } => "KeepAlive",
-            Ask::AddMember { .. } => "AddMember",
-            Ask::RemoveMember { .. } => "RemoveMember",
-            Ask::UpdateMember { .. } => "UpdateMember",
-            Ask::Promote { .. } => "Promote",
-            Ask::MoveLeader { .. } => "MoveLeader",
-            Ask::ListMembers => "ListMembers",
-        }
-    }
-}
-
-/// What a client is told.
-#[derive(Debug)]
-pub enum Answer {
-    Range(pb::RangeResponse),
-    Txn(pb::TxnResponse),
-    Written(Outcome),
-    /// With the time to live; 0 if there is no such lease.
-    Kept {
-        ttl_secs: i64,
-    },
-    Members {
-        member: Option<pb::Member>,
-        members: Vec<pb::Member>,
-    },
-    Moved,
-    Failed(RequestError),
-    /// The connection broke, or there was none.
-    Broken,
-}
-
-/// What one member asks another one, because that one leads.
-#[derive(Clone, Copy, Debug)]
-pub enum PeerAsk {
-    KeepAlive(LeaseId),
-    Promote(MemberId),
-}
-
-#[derive(Debug)]
-pub enum PeerAnswer {
-    Kept {
-        ttl_secs: i64,
-    },
-    Members(Vec<pb::Member>),
-    /// It does not lead, or did not answer at all.
-    MayChange,
-    Failed(RequestError),
-}
-
-/// Who gets the answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    Client(Call),
-    /// Another member, for a client of its own.
-    Peer {
-        from: MemberId,
-        boot: u64,
-        ticket: Ticket,
-    },
-    /// This member makes itself known.
-    Own,
-}
-
-/// Names what the edge is in the middle of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(pub u64);
-
-/// What the edge hears of.
-#[derive(Debug)]
-pub enum News {
-    Written(Result<Outcome, RequestError>),
-    ReadReady(Result<(), RaftError>),
-    Kept(lease::Answer),
-    /// The LeaseKeeper has given it up.
-    Dropped,
-    Progress(MemberProgress),
-    Peer(PeerAnswer),
-    Timer,
-}
 
 enum Work {
     Write,
@@ -524,52 +406,6 @@ fn reply(origin: Origin, answer: Result<Answer, RequestError>, around: &mut Arou
 fn propose(op: Op, ticket: Ticket, around: &mut Around<'_>) {
     let data = RaftRequest { op: Some(op), ..Default::default() }.encode_to_vec().into();
     around.mail(ToRaftNode::Propose { data, kind: EntryType::EntryNormal, waiter: Waiter::Edge(ticket) });
-}
-
-fn propose_change(kind: Kind, member: pb::Member, ticket: Ticket, around: &mut Around<'_>) {
-    let LogIndex(checked_index) = around.shared.view.applied;
-    let change = MembershipChange {
-        kind: kind.into(),
-        member: Some(member),
-        learners_max: LEARNERS_MAX,
-        checked_index,
-        ..Default::default()
-    };
-    let data = membership_entry(&change).into();
-    around.mail(ToRaftNode::Propose { data, kind: EntryType::EntryConfChange, waiter: Waiter::Edge(ticket) });
-}
-
-/// What a change comes to, if it may be proposed as far as this member can see.
-fn checked_member(ask: &Ask, around: &Around<'_>) -> Result<(Kind, pb::Member), RequestError> {
-    Ok(match ask {
-        Ask::AddMember { peer_url, is_learner } => {
-            let urls = checks::peer_urls(std::slice::from_ref(peer_url))?;
-            with_outlook(around, |outlook| outlook.may_add(*is_learner))?;
-            let id = checks::new_id(&around.shared.view.members, &urls, around.unix_seconds);
-            let peer_urls = urls.iter().map(ToString::to_string).collect();
-            (Kind::Add, pb::Member { id: id.0, peer_urls, is_learner: *is_learner, ..Default::default() })
-        }
-        Ask::RemoveMember { id } => {
-            with_outlook(around, |outlook| outlook.may_remove(*id))?;
-            (Kind::Remove, pb::Member { id: id.0, ..Default::default() })
-        }
-        Ask::UpdateMember { id, peer_url } => {
-            (Kind::Update, pb::Member { id: id.0, peer_urls: vec![peer_url.clone()], ..Default::default() })
-        }
-        _ => return Err(MembershipError::NotFound.into()),
-    })
-}
-
-fn with_outlook<T>(around: &Around<'_>, ask: impl FnOnce(&Outlook<'_>) -> T) -> T {
-    let connections = &around.shared.connections;
-    let connected_for = |member| Some(around.now.saturating_sub(connections.since(member)?));
-    let members = Arc::clone(&around.shared.view.members);
-    ask(&Outlook {
-        members: &members,
-        local: around.id,
-        is_strict: around.settings.is_reconfig_strict,
-        connected_for: &connected_for,
-    })
 }
 
 fn read_range(range: &pb::RangeRequest, around: &Around<'_>) -> Result<Answer, RequestError> {

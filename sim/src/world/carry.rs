@@ -5,14 +5,12 @@ use crate::clock::Clock;
 use crate::dice::Dice;
 use crate::disk::Storage;
 use crate::member::edge::{Answer, Origin};
-use crate::member::mail::{Out, ToWatchHub};
-use crate::member::watch_hub::{Shown, Stream};
+use crate::member::mail::Out;
+use crate::member::watch_hub::Shown;
 use crate::member::{Fate, Member};
 use crate::network;
 use crate::trace::Line;
 use castd::ids::MemberId;
-use castd::watch::{NewWatch, StreamId};
-use castd_proto::etcdserverpb::WatchCreateRequest;
 use std::time::Duration;
 
 impl World {
@@ -71,74 +69,6 @@ impl World {
     pub(super) fn place_of_member(&self, id: MemberId) -> Option<usize> {
         self.members.iter().position(|member| member.id == id)
     }
-
-    fn show(&mut self, client: usize, session: u64, shown: Vec<Shown>) {
-        let events = shown.len();
-        let line = Line::Told { client, events, revision: self.newest };
-        self.trace.note(self.now, None, line);
-        let last = self.shown_last.entry((client, session)).or_default();
-        let at = (self.now + self.dice.latency(self.plan.transit)).max(*last);
-        *last = at;
-        self.queue.put(at, Event::Shown { client, session, shown });
-    }
-
-    // ---- Watches ----
-
-    pub(super) fn watch(
-        &mut self,
-        place: usize,
-        client: usize,
-        session: u64,
-        create: &WatchCreateRequest,
-        fragment_bytes: usize,
-    ) {
-        let is_there = self.members.get(place).is_some_and(|member| member.running.is_some());
-        if !is_there {
-            return self.show(client, session, vec![Shown::Ended]);
-        }
-        self.next_stream += 1;
-        let (stream, boot) = (StreamId(self.next_stream), self.members[place].boots);
-        self.streams.insert((client, session), (place, boot, stream));
-        let watch = NewWatch::from_request(create).expect("watchers ask for what there can be");
-        self.act(place, |_, around| {
-            around.shared.streams.insert(stream, Stream::new(client, session, fragment_bytes));
-            around.mail(ToWatchHub::OpenStream { stream });
-            around.mail(ToWatchHub::OpenWatch { stream, watch });
-            Ok(())
-        });
-    }
-
-    fn stream_of(&self, client: usize, session: u64) -> Option<(usize, StreamId)> {
-        let (place, boot, stream) = self.streams.get(&(client, session)).copied()?;
-        self.is_running(place, boot).then_some((place, stream))
-    }
-
-    pub(super) fn ask_progress(&mut self, _: usize, client: usize, session: u64) {
-        if let Some((place, stream)) = self.stream_of(client, session) {
-            self.act(place, |_, around| {
-                around.mail(ToWatchHub::RequestProgress { stream });
-                Ok(())
-            });
-        }
-    }
-
-    /// The client has gone; some cancel their watch first.
-    pub(super) fn unwatch(&mut self, _: usize, client: usize, session: u64) {
-        if let Some((place, stream)) = self.stream_of(client, session) {
-            let cancels = self.dice.chance(500);
-            self.act(place, |_, around| {
-                if cancels {
-                    around.mail(ToWatchHub::CancelWatch { stream, watch_id: 0 });
-                }
-                around.mail(ToWatchHub::CloseStream { stream });
-                Ok(())
-            });
-        }
-        self.streams.remove(&(client, session));
-        self.shown_last.remove(&(client, session));
-    }
-
-    // ---- Processes ----
 
     /// Clients and other members notice that the process has gone.
     fn broken_off(&mut self, place: usize) {

@@ -3,35 +3,37 @@
 //! ```text
 //!   plan ──▶ World ──▶ one event after the other, in virtual time ──▶ faults end ──▶ what has to come to pass then ──▶ verdict
 //! ```
+//! - `event`: what can be due.
 //! - `carry`: what a member wants done is done.
+//! - `serving`: clients and members hear of each other.
 //! - `between`: links, packets, snapshots and questions between members.
 //! - `mischief`: faults begin and end.
 //! - `finish`: all is mended; liveness, convergence, judgement.
 
 mod between;
 mod carry;
+mod event;
 mod finish;
 mod mischief;
+mod serving;
 
+use self::event::Event;
 use self::mischief::Ongoing;
 use crate::check::Checks;
-use crate::clients::{Client, Desk, Move};
+use crate::clients::{Client, Move};
 use crate::clock::Clock;
 use crate::dice::Dice;
-use crate::member::edge::{Answer, Ask, Call, News, PeerAnswer, PeerAsk, Ticket};
-use crate::member::mail::{Actor, Job, Out, Outgoing};
-use crate::member::watch_hub::Shown;
+use crate::member::edge::News;
+use crate::member::mail::{Actor, Job, Out};
 use crate::member::{Fatal, Fate, Member, Settings, Turn};
-use crate::network::{self, Network, Packet, Way, Weather};
+use crate::network::{self, Network, Weather};
 use crate::queue::Queue;
 use crate::seed::Plan;
 use crate::summary::Summary;
-use crate::trace::{Line, Trace};
+use crate::trace::Trace;
 use castd::ids::MemberId;
-use castd::snapshot::outbound::Parcel;
 use castd::watch::StreamId;
 use castd_judge::history::History;
-use castd_proto::etcdserverpb::WatchCreateRequest;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -39,137 +41,6 @@ use std::time::Duration;
 const SPLIT: u32 = 30;
 /// More events than that in one world are a world that does not end.
 const EVENTS_MAX: u64 = 20_000_000;
-
-/// Something that is due.
-enum Event {
-    Turn {
-        place: usize,
-        boot: u64,
-        actor: Actor,
-    },
-    /// The rest of what an actor tells.
-    Rest {
-        place: usize,
-        boot: u64,
-        actor: Actor,
-        outs: Vec<Out>,
-    },
-    Done {
-        place: usize,
-        boot: u64,
-        job: Job,
-    },
-    Tick {
-        place: usize,
-        boot: u64,
-    },
-    Edge {
-        place: usize,
-        boot: u64,
-        ticket: Ticket,
-        news: News,
-    },
-    Pump {
-        place: usize,
-        boot: u64,
-        stream: StreamId,
-    },
-    Boot {
-        place: usize,
-    },
-    Dial {
-        place: usize,
-        boot: u64,
-        peer: MemberId,
-        attempt: u64,
-        urls: Vec<String>,
-    },
-    /// Nobody was there.
-    DialFailed {
-        place: usize,
-        boot: u64,
-        peer: MemberId,
-        attempt: u64,
-    },
-    Packet(Packet),
-    /// That a connection is broken is noticed, if it still is, or in any case.
-    Notice {
-        way: Way,
-        attempt: u64,
-        only_if_cut: bool,
-    },
-    Carried {
-        place: usize,
-        boot: u64,
-        parcel: Box<Parcel<Outgoing>>,
-        is_again: bool,
-    },
-    PeerAsked {
-        place: usize,
-        from: usize,
-        boot: u64,
-        ticket: Ticket,
-        ask: PeerAsk,
-    },
-    PeerAnswered {
-        place: usize,
-        boot: u64,
-        ticket: Ticket,
-        answer: PeerAnswer,
-    },
-    Asked {
-        place: usize,
-        call: Call,
-        ask: Ask,
-    },
-    Answered {
-        call: Call,
-        answer: Answer,
-    },
-    GiveUp {
-        call: Call,
-    },
-    Wake {
-        client: usize,
-    },
-    Watch {
-        place: usize,
-        client: usize,
-        session: u64,
-        create: Box<WatchCreateRequest>,
-        fragment_bytes: usize,
-    },
-    AskProgress {
-        place: usize,
-        client: usize,
-        session: u64,
-    },
-    Unwatch {
-        place: usize,
-        client: usize,
-        session: u64,
-    },
-    Shown {
-        client: usize,
-        session: u64,
-        shown: Vec<Shown>,
-    },
-    FaultBegins {
-        fault: usize,
-    },
-    FaultEnds {
-        fault: usize,
-    },
-    /// A cut that comes and goes.
-    Flap {
-        fault: usize,
-        is_cut: bool,
-    },
-    /// A store writes to its disk by itself.
-    WriteBack {
-        place: usize,
-    },
-}
 
 /// What a run came to.
 pub struct Run {
@@ -296,7 +167,7 @@ impl World {
         self.events += 1;
         assert!(self.events < EVENTS_MAX, "the world does not come to its end");
         // A process that stands still does nothing, and finds its mail when it goes on.
-        if let Some(place) = self.place_of(&event)
+        if let Some(place) = event.place()
             && let Some(member) = self.members.get(place)
             && member.paused_until > at
         {
@@ -304,28 +175,6 @@ impl World {
             return self.queue.put(later, event);
         }
         self.happen(event);
-    }
-
-    /// The member in whose process it happens.
-    fn place_of(&self, event: &Event) -> Option<usize> {
-        match event {
-            Event::Turn { place, .. }
-            | Event::Rest { place, .. }
-            | Event::Done { place, .. }
-            | Event::Tick { place, .. }
-            | Event::Edge { place, .. }
-            | Event::Pump { place, .. }
-            | Event::Dial { place, .. }
-            | Event::DialFailed { place, .. }
-            | Event::PeerAsked { place, .. }
-            | Event::PeerAnswered { place, .. }
-            | Event::Asked { place, .. }
-            | Event::Watch { place, .. }
-            | Event::AskProgress { place, .. }
-            | Event::Unwatch { place, .. } => Some(*place),
-            Event::Packet(packet) => Some(packet.way.1),
-            _ => None,
-        }
     }
 
     fn is_running(&self, place: usize, boot: u64) -> bool {
@@ -507,91 +356,5 @@ impl World {
         self.carry_out(place, outs);
         let boot = self.members[place].boots;
         self.put(Duration::ZERO, Event::Tick { place, boot });
-    }
-
-    // ---- Clients ----
-
-    /// A client does something, and what it does is done.
-    fn client(&mut self, number: usize, act: impl FnOnce(&mut Client, &mut Desk<'_>)) {
-        let mut moves = std::mem::take(&mut self.moves);
-        let (places, left_places): (Vec<usize>, Vec<usize>) =
-            (0..self.members.len()).partition(|place| self.members[*place].fate == Fate::Belongs);
-        let Some(client) = self.clients.get_mut(number) else { return };
-        let mut desk = Desk {
-            now: self.now,
-            plan: &self.plan,
-            history: &mut self.history,
-            moves: &mut moves,
-            places: &places,
-            next_place: self.members.len(),
-            left_places: &left_places,
-            is_stopping: self.is_stopping,
-            watch_until: self.watch_until,
-            newest: &mut self.newest,
-            answered: &mut self.answered,
-        };
-        act(client, &mut desk);
-        for made in moves.drain(..) {
-            self.make_move(number, made);
-        }
-        self.moves = moves;
-    }
-
-    fn make_move(&mut self, client: usize, made: Move) {
-        let late = self.dice.latency(self.plan.transit);
-        match made {
-            Move::Ask { place, call, ask } => {
-                self.checks.summary.asked(ask.name());
-                self.trace.note(self.now, None, Line::Asked { client, call: call.number, what: ask.name() });
-                self.put(late, Event::Asked { place, call, ask });
-            }
-            Move::Wake { at } => self.queue.put(at, Event::Wake { client }),
-            Move::GiveUp { at, call } => self.queue.put(at, Event::GiveUp { call }),
-            Move::Watch { place, session, create, fragment_bytes } => {
-                self.checks.summary.asked("Watch");
-                self.put(late, Event::Watch { place, client, session, create, fragment_bytes });
-            }
-            Move::AskProgress { place, session } => self.put(late, Event::AskProgress { place, client, session }),
-            Move::Unwatch { place, session } => self.put(late, Event::Unwatch { place, client, session }),
-            Move::Start { id, url } => self.start_member(id, url),
-        }
-    }
-
-    fn asked(&mut self, place: usize, call: Call, ask: Ask) {
-        if self.members.get(place).is_none_or(|member| member.running.is_none()) {
-            let after = self.dice.latency(self.plan.transit);
-            return self.put(after, Event::Answered { call, answer: Answer::Broken });
-        }
-        self.act(place, |actors, around| {
-            actors.edge.start(call, ask, around);
-            Ok(())
-        });
-    }
-
-    /// `None` if it has waited long enough.
-    fn answer(&mut self, call: Call, answer: Option<Answer>) {
-        let waits = self.clients.get(call.client).is_some_and(|client| client.waits_for(call));
-        if !waits {
-            return;
-        }
-        let line = match &answer {
-            Some(answer) => Line::Answered { client: call.client, call: call.number, what: answer_name(answer) },
-            None => Line::GivenUp { client: call.client, call: call.number },
-        };
-        self.trace.note(self.now, None, line);
-        self.client(call.client, |client, desk| client.answered(call, answer, desk));
-    }
-}
-
-fn answer_name(answer: &Answer) -> &'static str {
-    match answer {
-        Answer::Range(_) => "Range",
-        Answer::Txn(_) => "Txn",
-        Answer::Written(_) => "Written",
-        Answer::Kept { .. } => "Kept",
-        Answer::Members { .. } => "Members",
-        Answer::Moved => "Moved",
-        Answer::Failed(_) => "Failed",
-        Answer::Broken => "Broken",
     }
 }
