@@ -20,6 +20,7 @@ pub mod membership;
 pub mod memory_lock;
 pub mod mvcc;
 pub mod peer;
+pub mod planted;
 pub mod ports;
 pub mod process;
 pub mod queue;

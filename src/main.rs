@@ -1,5 +1,8 @@
 //! castd: reads what the operator wants, starts one member, and runs it until a signal.
 
+#[cfg(feature = "planted")]
+compile_error!("the feature `planted` is for the simulator: no server is built with it");
+
 use castd::config::{self, Invocation, Level, Note, Severity, Surroundings};
 use castd::member::{Member, StartError};
 use castd::ports::PortsError;

@@ -188,3 +188,19 @@ fn nothing_is_left_undone_in_the_sources() {
         }
     }
 }
+
+/// Bugs can be planted for the simulator, and in nothing that is run.
+#[test]
+fn no_build_of_the_server_has_planted_bugs() {
+    let planted = castd::planted::Bug::ALL.iter().filter(|bug| castd::planted::is_on(**bug)).count();
+    assert_eq!(planted, 0);
+    let manifest = read(&root().join("Cargo.toml"));
+    let features: Vec<&str> = manifest.lines().filter(|line| line.contains("planted")).collect();
+    let expected =
+        ["# For the simulator: cores in which bugs can be planted. No server can be built with it.", "planted = []"];
+    assert_eq!(features, expected, "the feature is asked for by another one");
+    for (package, may) in [("bench", false), ("judge", false), ("sim", true), ("fuzz", false)] {
+        assert_eq!(read(&root().join(package).join("Cargo.toml")).contains("planted"), may, "{package}");
+    }
+    assert!(read(&root().join("src/main.rs")).contains("#[cfg(feature = \"planted\")]\ncompile_error!"));
+}

@@ -21,6 +21,7 @@ pub mod network;
 pub mod planted;
 pub mod queue;
 pub mod seed;
+pub mod shrink;
 pub mod summary;
 pub mod trace;
 pub mod world;

@@ -4,7 +4,8 @@
 //!   castd-sim --seed 7 --trace                one run, line by line
 //!   castd-sim --seeds 0..2000 --jobs 2        these, and the kept ones first; fails below the amounts that are expected
 //!   castd-sim --for 10m                       as many as there is time for
-//!   castd-sim --bug ForgetsTags               the first seed that finds a planted bug
+//!   castd-sim --seed 7 --shrink               a shorter run that fails in the same way
+//!   castd-sim --bug ForgetsTags               the first seed that finds a planted bug, with --shrink a shorter run of it
 //! ```
 #![expect(
     clippy::disallowed_methods,
@@ -13,21 +14,23 @@
 
 use castd_sim::campaign::{self, Seeds};
 use castd_sim::seed::Plan;
-use castd_sim::{planted, run};
+use castd_sim::{planted, run, shrink};
 use std::ops::Range;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-const USAGE: &str =
-    "usage: castd-sim [--seed N [--trace]] [--seeds A..B] [--for 90s|10m|8h] [--jobs N] [--failures N] [--bug NAME]";
+const USAGE: &str = "usage: castd-sim [--seed N [--trace] [--shrink]] [--seeds A..B] [--for 90s|10m|8h] [--jobs N] [--failures N] [--bug NAME]";
 /// Failures after which a campaign gives up.
 const FAILURES_MAX: usize = 5;
 /// Seeds found in vain before a planted bug counts as not found.
 const BUG_SEEDS: u64 = 200;
+/// A run is made shorter for so many runs at most.
+const SHRINK_RUNS: usize = 2_000;
 
 struct Arguments {
     seed: Option<u64>,
     is_traced: bool,
+    is_shrunk: bool,
     seeds: Range<u64>,
     lasts: Option<Duration>,
     jobs: usize,
@@ -37,14 +40,16 @@ struct Arguments {
 
 fn arguments() -> Result<Arguments, String> {
     let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let (seed, is_traced, lasts, bug) = Default::default();
-    let mut parsed = Arguments { seed, is_traced, seeds: 0..2_000, lasts, jobs, failures_max: FAILURES_MAX, bug };
+    let (seed, is_traced, is_shrunk, lasts, bug) = Default::default();
+    let mut parsed =
+        Arguments { seed, is_traced, is_shrunk, seeds: 0..2_000, lasts, jobs, failures_max: FAILURES_MAX, bug };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or_else(|| format!("{word} needs a value\n{USAGE}"));
         let bad = |given: &str| format!("{word}: {given:?} makes no sense\n{USAGE}");
         match word.as_str() {
             "--trace" => parsed.is_traced = true,
+            "--shrink" => parsed.is_shrunk = true,
             "--seed" => parsed.seed = Some(value().and_then(|given| given.parse().map_err(|_| bad(&given)))?),
             "--seeds" => parsed.seeds = value().and_then(|given| range(&given).ok_or_else(|| bad(&given)))?,
             "--for" => {
@@ -92,10 +97,17 @@ fn execute(arguments: &Arguments) -> Result<(), String> {
         let found = campaign::find(bug, arguments.seeds.start..arguments.seeds.start + BUG_SEEDS);
         let found = found.ok_or_else(|| format!("{bug:?} was not found within {BUG_SEEDS} seeds"))?;
         println!("{bug:?} was found by seed {}: {}", found.seed, found.what);
+        if arguments.is_shrunk {
+            planted::plant(Some(bug));
+            return shorter(found.seed, arguments.is_traced);
+        }
         return Ok(());
     }
     if let Some(seed) = arguments.seed {
         planted::plant(arguments.bug);
+        if arguments.is_shrunk {
+            return shorter(seed, arguments.is_traced);
+        }
         let plan = Plan::new(seed);
         println!("{plan:#?}");
         let run = run(plan, arguments.is_traced).map_err(|failure| failure.to_string())?;
@@ -123,4 +135,21 @@ fn execute(arguments: &Arguments) -> Result<(), String> {
     }
     let short = summary.shortfalls(summary.seeds);
     if short.is_empty() { Ok(()) } else { Err(format!("too little was done:\n{}", short.join("\n"))) }
+}
+
+/// What is left of a seed that fails, and how it fails then.
+fn shorter(seed: u64, is_traced: bool) -> Result<(), String> {
+    let shrunk = shrink::shrink(&Plan::new(seed), SHRINK_RUNS);
+    let Some(shrunk) = shrunk else { return Err(format!("seed {seed} does not fail: nothing to make shorter")) };
+    let (before, after) = (shrunk.before, shrunk.after);
+    println!("{}\n", shrunk.failure);
+    println!("after {} runs: {} of {} faults, {} of {} requests", shrunk.runs, after.0, before.0, after.1, before.1);
+    for fault in &shrunk.plan.faults {
+        println!("{fault:?}");
+    }
+    if is_traced {
+        // It fails, as has been told.
+        drop(run(shrunk.plan, true));
+    }
+    Ok(())
 }

@@ -17,6 +17,7 @@
 
 use super::{Grant, LeaseTable};
 use crate::ids::{LeaseId, LogIndex, Term};
+use crate::planted::{self, Bug};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
@@ -294,11 +295,13 @@ impl LeaseKeeper {
         let confirmed = confirmed.filter(|confirmed| confirmed.term == term);
         self.confirmed_at = self.confirmed_at.max(confirmed.map(|confirmed| confirmed.asked_at));
         let is_recent = self.confirmed_at.is_some_and(|at| now <= at + self.election_timeout);
+        let is_recent = is_recent || planted::is_on(Bug::StaleLeaderKeepsAlive);
         let answer = match self.leases.get_mut(&id) {
+            None if planted::is_on(Bug::KeepAliveRacesGrant) => Answer::Gone,
             _ if confirmed.is_none() && !is_recent => Answer::Unconfirmed,
             None if confirmed.is_some() => Answer::Gone,
             None => Answer::Unconfirmed,
-            Some(lease) if lease.due.is_none() || lease.deadline <= now => {
+            Some(lease) if (lease.due.is_none() || lease.deadline <= now) && !planted::is_on(Bug::RenewsExpired) => {
                 // It will be revoked, and may be already: nothing but the end of that is a true answer.
                 self.waiting_for_revoke.entry(id).or_default().push(request);
                 self.expire(id);

@@ -183,6 +183,9 @@ impl Leases for LeaseTable {
     }
 
     fn detach(&mut self, lease: LeaseId, key: &[u8]) {
+        if crate::planted::is_on(crate::planted::Bug::LosesTrackOfKeys) {
+            return;
+        }
         let owner = self.owners.remove(key);
         debug_assert!(owner.is_none_or(|owner| owner == lease));
         if let Some(attached_to) = self.leases.get_mut(&lease) {

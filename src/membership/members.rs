@@ -5,6 +5,7 @@
 
 use super::MembershipError;
 use crate::ids::{LogIndex, MemberId};
+use crate::planted::{self, Bug};
 use castd_proto::castdpb::{MemberAttributes, MembershipChange, membership_change::Kind};
 use castd_proto::etcdserverpb::Member;
 use std::collections::{BTreeMap, BTreeSet};
@@ -145,6 +146,9 @@ impl Members {
         let member = match (change.kind(), known) {
             (Kind::Add, _) => given,
             (Kind::Remove, Some(known)) => known,
+            (Kind::Update, Some(known)) if planted::is_on(Bug::UpdatePromotes) => {
+                Member { peer_urls: given.peer_urls, is_learner: false, ..known }
+            }
             (Kind::Update, Some(known)) => Member { peer_urls: given.peer_urls, ..known },
             (Kind::Promote, Some(known)) => Member { is_learner: false, ..known },
             (Kind::Remove | Kind::Update | Kind::Promote, None) => return Err(MembershipError::NotFound),

@@ -41,6 +41,7 @@ use self::reads::Reads;
 use self::writes::Writes;
 use crate::ids::{LogIndex, MemberId, Term};
 use crate::membership::checks::Progress;
+use crate::planted::{self, Bug};
 use crate::raft::conf_change::{AppliedConfChange, ConfChangeError, sorted};
 use crate::raft::terms::LogPosition;
 use crate::raft::window::Window;
@@ -459,7 +460,18 @@ impl Node {
 /// Whether the sender must have on disk what it says. The others leave at once, as etcd's do: a slow disk of a follower must not
 /// slow reads down, or make it look dead.
 fn promises(message: &Message) -> bool {
+    if is_planted_early(message.get_msg_type()) {
+        return false;
+    }
     !matches!(message.get_msg_type(), MessageType::MsgReadIndex | MessageType::MsgHeartbeatResponse)
+}
+
+fn is_planted_early(kind: MessageType) -> bool {
+    match kind {
+        MessageType::MsgRequestVote | MessageType::MsgRequestVoteResponse => planted::is_on(Bug::VotesBeforeSync),
+        MessageType::MsgAppendResponse => planted::is_on(Bug::AcceptsBeforeSync),
+        _ => false,
+    }
 }
 
 /// A follower that took such an append would acknowledge what it does not have.

@@ -126,6 +126,7 @@ impl SnapshotPolicy {
         self.remember(applied, conf_state);
         let safe = if self.settings.keeps_snapshot { self.snapshot } else { durable };
         let safe = if self.settings.is_durable { safe.min(durable) } else { safe };
+        let safe = if crate::planted::is_on(crate::planted::Bug::CutsTooMuch) { applied.index } else { safe };
         let wanted = safe.0.min(applied.index.0.saturating_sub(self.settings.catchup_entries));
         let wanted = self.held.map_or(wanted, |held| wanted.min(held.0));
         if wanted >= self.cut.0 + self.cut_step()

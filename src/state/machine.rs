@@ -12,6 +12,7 @@ use crate::lease::{Grant, LeaseTable, LeaseTableError};
 use crate::membership::downgrade::{self, Release};
 use crate::membership::members::Members;
 use crate::mvcc::{Changes, Compacted, Deleted, MvccError, OpCounts, Slice, Store, StoreError};
+use crate::planted::{self, Bug};
 use crate::quota::{self, Quota, Shortage, cost};
 use crate::raft::tag::RequestTag;
 use crate::raft::terms::LogPosition;
@@ -21,7 +22,7 @@ use crate::state::requests::{Admission, Requests};
 use crate::state::rows::{self, AppliedPosition};
 use crate::state::{Checkpoints, Outcome, View};
 use crate::telemetry::metrics::RequestKind;
-use castd_backend_api::{Backend, BackendError, Table};
+use castd_backend_api::{Backend, BackendError, Table, WriteBatch};
 use castd_proto::castdpb::{LeaseCheckpoints, LeaseExpire, RaftRequest, raft_request::Op};
 use castd_proto::etcdserverpb::{self as pb, alarm_request::AlarmAction};
 use prost::Message as _;
@@ -265,7 +266,13 @@ impl Machine {
             self.requests.applied(position.index, &self.members);
             applied.outcomes.push(outcome);
         }
-        self.applied.put(slice.batch());
+        if planted::is_on(Bug::AppliedIndexApart) {
+            let mut apart = WriteBatch::new();
+            self.applied.put(&mut apart);
+            self.backend.write(&apart)?;
+        } else {
+            self.applied.put(slice.batch());
+        }
         self.requests.write(slice.batch());
         applied.changes = slice.take_changes();
         applied.counts = slice.counts();
@@ -359,7 +366,7 @@ impl Step<'_, '_> {
             Op::LeaseRevoke(revoke) => return self.revoke(LeaseId(revoke.id)),
             // What a former leader's clock said may have been forwarded to this one, who has renewed the lease since.
             Op::LeaseExpire(LeaseExpire { term, .. }) | Op::LeaseCheckpoint(LeaseCheckpoints { term, .. })
-                if term != self.entry.term.0 =>
+                if term != self.entry.term.0 && !planted::is_on(Bug::StaleLeaderRevokes) =>
             {
                 Ok(Outcome::Done)
             }

@@ -9,6 +9,7 @@
 use crate::cast::RequestError;
 use crate::ids::LogIndex;
 use crate::membership::members::Members;
+use crate::planted::{self, Bug};
 use crate::raft::conf_change::AppliedConfChange;
 use crate::raft::terms::LogPosition;
 use crate::recovery::FIRST_TERM;
@@ -52,9 +53,14 @@ impl MembersInSlice<'_> {
         let index = position.index;
         let changed = Arc::make_mut(self.members).change(index, change)?;
         *self.conf_state = rows::conf_state_of(self.members);
-        rows::put_member(self.batch, &changed.row);
+        let is_forgotten = changed.kind == Kind::Remove && planted::is_on(Bug::ZombieMember);
+        if !is_forgotten {
+            rows::put_member(self.batch, &changed.row);
+        }
         rows::put_members_changed(self.batch, index);
-        rows::put_conf_state(self.batch, self.conf_state);
+        if !is_forgotten {
+            rows::put_conf_state(self.batch, self.conf_state);
+        }
         let raft = raft_change(changed.kind, &changed.member).map(|change| {
             let conf_state = (position.term.0 != FIRST_TERM).then(|| self.conf_state.clone());
             AppliedConfChange { index, change, conf_state }
@@ -85,7 +91,9 @@ pub fn replay_membership(members: &mut Members, entry: &Entry) -> Result<(), Sta
 /// What raft has to know of a change, if anything: it knows members by their ids only.
 fn raft_change(kind: Kind, member: &pb::Member) -> Option<eraftpb::ConfChangeV2> {
     let change_type = match kind {
-        Kind::Add if member.is_learner => eraftpb::ConfChangeType::AddLearnerNode,
+        Kind::Add if member.is_learner && !planted::is_on(Bug::CountsLearners) => {
+            eraftpb::ConfChangeType::AddLearnerNode
+        }
         Kind::Add | Kind::Promote => eraftpb::ConfChangeType::AddNode,
         Kind::Remove => eraftpb::ConfChangeType::RemoveNode,
         Kind::Update => return None,

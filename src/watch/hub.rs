@@ -11,6 +11,7 @@ use super::reply::{NO_WATCH_ID, Reply, ReplyBody};
 use super::stream::{CREDIT_BYTES, StreamId, Streams};
 use super::{Changes, Delivery, Filters, NewWatch, Refusal, Selector};
 use crate::ids::Revision;
+use crate::planted::{self, Bug};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -347,7 +348,8 @@ impl Hub {
         self.count_lagging(id, true);
         self.streams.push(id, Reply { watch_id, revision, body: ReplyBody::Created }, effects);
         if next > revision {
-            self.bring_in_sync(slot, next);
+            let is_early = planted::is_on(Bug::FutureWatchHearsOld);
+            self.bring_in_sync(slot, if is_early { after(revision) } else { next });
         } else {
             self.fall_behind(slot, next, effects);
         }
@@ -381,7 +383,9 @@ impl Hub {
     /// Answers only if the answer is true now. One that came later would be as true, but clients do not expect it.
     fn request_progress(&mut self, id: StreamId, effects: &mut Vec<Effect>) {
         let Some(stream) = self.streams.get(id) else { return };
-        if stream.alive > 0 && stream.lagging == 0 && stream.future == 0 && self.streams.has_room(id) {
+        let is_early = planted::is_on(Bug::ProgressTooEarly);
+        let is_true = stream.lagging == 0 && stream.future == 0 || is_early;
+        if stream.alive > 0 && is_true && self.streams.has_room(id) {
             let reply = Reply { watch_id: NO_WATCH_ID, revision: self.revision, body: ReplyBody::Progress };
             self.streams.push(id, reply, effects);
         }

@@ -9,6 +9,7 @@ use castd::mvcc::{Changes, EventKind};
 use castd::raft::node::{CommittedEntry, Status};
 use castd::state::{Applied, Machine, StateHash};
 use castd_judge::history::{Compaction, CompactionOutcome, Event, Log};
+use raft::eraftpb::{Message, MessageType};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ pub struct Checks {
     seen: BTreeMap<usize, Seen>,
     /// Who leads, or led, in each term.
     leaders: BTreeMap<u64, MemberId>,
+    /// For whom each member has voted, by member and term.
+    votes: BTreeMap<(MemberId, u64), u64>,
     /// Term of each entry that was committed, by index from 1.
     committed: Vec<u64>,
     /// State hash after each entry, as the first member that got there had it.
@@ -82,6 +85,18 @@ impl Checks {
                 self.summary.count("a leader was elected");
             }
         }
+    }
+
+    /// In each term a member votes once, whatever it has forgotten since.
+    pub fn sent(&mut self, id: MemberId, message: &Message) {
+        let candidate = match message.get_msg_type() {
+            MessageType::MsgRequestVote => id.0,
+            MessageType::MsgRequestVoteResponse if !message.reject => message.to,
+            _ => return,
+        };
+        let before = *self.votes.entry((id, message.term)).or_insert(candidate);
+        let term = message.term;
+        assert_eq!(before, candidate, "member {id} votes for {candidate} in term {term}, and has voted for {before}");
     }
 
     /// At each index there is one entry, for ever.

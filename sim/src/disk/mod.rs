@@ -14,6 +14,7 @@ pub use fuse::{Fuse, Gone};
 
 use self::store::ForgetfulStore;
 use crate::dice::Dice;
+use crate::planted::{self, Bug};
 use bytes::Bytes;
 use castd::ids::{ClusterId, LogIndex, MemberId};
 use castd::raft::log::{Install, LogError, LogSize, LogStore, LogWrite, MemoryLog, Recovered};
@@ -293,7 +294,11 @@ impl Disk {
     pub fn replace_store(&mut self, position: LogPosition) -> Result<Machine, DiskError> {
         let name = file_name(position);
         let Some(file) = self.snapshots.get(&name) else { return Err(DiskError::NoSnapshot { name }) };
-        let store = Arc::new(ForgetfulStore::new(self.storage.is_durable(), self.fuse.clone()));
+        let store = if planted::is_on(Bug::InstallsInPlace) {
+            Arc::clone(&self.store)
+        } else {
+            Arc::new(ForgetfulStore::new(self.storage.is_durable(), self.fuse.clone()))
+        };
         portable::fill_from(SnapshotReader::open(&file.bytes[..])?, store.as_ref())?;
         let machine = Machine::open(Arc::clone(&store) as Arc<dyn Backend>)?;
         assert_eq!(machine.position(), position, "a snapshot is of the position that it is named by");

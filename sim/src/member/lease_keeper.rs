@@ -3,6 +3,7 @@
 use super::Around;
 use super::mail::{ToLeaseKeeper, ToRaftNode};
 use crate::member::edge::{News, Ticket};
+use crate::planted::{self, Bug};
 use castd::lease::{self, Effect, Input, KeepAliveId};
 use castd::state::LeaseChange;
 use std::collections::BTreeMap;
@@ -41,7 +42,7 @@ impl LeaseKeeper {
                 }
             }
             ToLeaseKeeper::LeasesReplaced { leases, now } => {
-                self.core.replace(now, &leases, &mut self.effects);
+                self.core.replace(by_the_date(now, around), &leases, &mut self.effects);
                 self.carry_out(around);
             }
             ToLeaseKeeper::LeaderChanged { status, now } => {
@@ -58,7 +59,7 @@ impl LeaseKeeper {
     }
 
     fn step(&mut self, now: Duration, input: Input, around: &mut Around<'_>) {
-        self.core.step(now, input, &mut self.effects);
+        self.core.step(by_the_date(now, around), input, &mut self.effects);
         self.carry_out(around);
     }
 
@@ -81,4 +82,12 @@ impl LeaseKeeper {
             }
         }
     }
+}
+
+/// `now`, but for the planted bug.
+fn by_the_date(now: Duration, around: &Around<'_>) -> Duration {
+    if planted::is_on(Bug::LeasesByTheDate) {
+        return Duration::from_secs(around.unix_seconds.max(0).unsigned_abs());
+    }
+    now
 }

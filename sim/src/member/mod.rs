@@ -36,6 +36,7 @@ use crate::check::Checks;
 use crate::clock::Clock;
 use crate::dice::Dice;
 use crate::disk::{Disk, DiskError, Gone, Lost, Storage};
+use crate::planted::{self, Bug};
 use crate::seed::Plan;
 use crate::trace::{Line, Trace};
 use castd::cast::Identity;
@@ -292,7 +293,9 @@ impl Member {
             keeps_snapshot: self.disk.storage.keeps_snapshot(),
             is_durable: self.disk.storage.is_durable(),
         };
-        let leases = lease::LeaseKeeper::new(&machine.view().leases, settings.election_timeout);
+        let leases =
+            if planted::is_on(Bug::LeasesNotLoaded) { lease::LeaseTable::default() } else { machine.view().leases };
+        let leases = lease::LeaseKeeper::new(&leases, settings.election_timeout);
         let compacted = machine.view().mvcc.compact_revision();
         let hub = Hub::new(WATCH_LIMITS, Duration::from_secs(2), self.id.0, machine.revision(), compacted);
         let logger = slog::Logger::root(slog::Discard, slog::o!());

@@ -207,6 +207,7 @@ impl PeerLinks {
             }
             let kind = message.get_msg_type();
             around.checks.summary.raft_message(kind);
+            around.checks.sent(around.id, &message);
             around.note(Line::Message {
                 to: to.0,
                 kind: raft_name(kind),

@@ -5,6 +5,7 @@ use super::{Around, Fatal};
 use crate::member::edge::{News, Ticket};
 use crate::planted::{self, Bug};
 use crate::trace::Line;
+use bytes::Bytes;
 use castd::cast::RequestError;
 use castd::ids::RequestId;
 use castd::lease::Grant;
@@ -33,6 +34,8 @@ pub struct RaftNode {
     settle_is_due: bool,
     /// For the planted bug that forgets them.
     forwarded: BTreeSet<u64>,
+    /// For the one that proposes anew.
+    proposed: BTreeMap<RequestId, Bytes>,
 }
 
 impl RaftNode {
@@ -46,6 +49,7 @@ impl RaftNode {
             batch: 0,
             settle_is_due: true,
             forwarded: BTreeSet::new(),
+            proposed: BTreeMap::new(),
         }
     }
 
@@ -71,6 +75,9 @@ impl RaftNode {
         match mail {
             ToRaftNode::Propose { data, kind, waiter } => {
                 let request = self.wait(Waiting::Write(waiter));
+                if planted::is_on(Bug::RetriesWrites) && kind == EntryType::EntryNormal {
+                    self.proposed.insert(request, data.clone());
+                }
                 self.node.propose(now, Proposal { request, kind, data });
             }
             ToRaftNode::ReadIndex { tickets } => {
@@ -140,7 +147,8 @@ impl RaftNode {
 
     fn propose_own(&mut self, op: Op, term: u64, around: &mut Around<'_>) {
         let status = self.node.status();
-        if status.term.0 != term || !status.is_leader {
+        let is_stale = status.term.0 != term || !status.is_leader;
+        if is_stale && !planted::is_on(Bug::StaleLeaderRevokes) {
             return;
         }
         let data = castdpb::RaftRequest { op: Some(op), ..Default::default() }.encode_to_vec().into();
@@ -185,6 +193,14 @@ impl RaftNode {
 
     fn fail(&mut self, request: RequestId, error: RaftError, around: &mut Around<'_>) {
         assert_ne!(error, RaftError::ProposalDropped, "raft refused what it should have been kept from");
+        if let Some(data) = self.proposed.remove(&request)
+            && let Some(waiting @ Waiting::Write(Waiter::Edge(_))) = self.waiting.remove(&request)
+        {
+            let (request, kind) = (self.wait(waiting), EntryType::EntryNormal);
+            self.node.propose(around.now, Proposal { request, kind, data });
+            self.settle_is_due = true;
+            return;
+        }
         match self.waiting.remove(&request) {
             Some(Waiting::Write(Waiter::Edge(ticket))) => {
                 around.edge(ticket, News::Written(Err(RequestError::Raft(error))));

@@ -234,7 +234,8 @@ impl Leaf {
     pub(super) fn compact(&mut self, main: i64, doomed: &mut Vec<Doomed>) {
         for position in (0..self.len()).rev() {
             let newest = self.newest(position);
-            let outlived = |version: &Version| !version.is_live() && version.main < main;
+            let loses = i64::from(crate::planted::is_on(crate::planted::Bug::LosesTombstones));
+            let outlived = |version: &Version| !version.is_live() && version.main < main + loses;
             if newest.main > main {
                 let Some(history) = self.history(position) else { continue };
                 let mut past: Vec<Version> = history.before(newest).collect();

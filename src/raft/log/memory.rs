@@ -9,6 +9,7 @@
 use super::ledger::{Ledger, entry_bytes};
 use super::{Install, LogError, LogSize, LogStore, LogWrite, Purger, Recovered, Written};
 use crate::ids::LogIndex;
+use crate::planted::{self, Bug};
 use crate::raft::terms::LogPosition;
 use ::raft::eraftpb::{ConfState, Entry};
 use std::collections::{BTreeMap, VecDeque};
@@ -46,7 +47,8 @@ impl Image {
             }
             Change::Replace(install) => {
                 self.ledger.replace(install)?;
-                self.entries.clear();
+                let stale = self.entries.split_off(&(install.position.index.0 + 1));
+                self.entries = if planted::is_on(Bug::KeepsStaleSuffix) { stale } else { BTreeMap::new() };
             }
             Change::ClearPendingInstall => self.ledger.pending_install = None,
         }

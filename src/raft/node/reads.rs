@@ -10,6 +10,7 @@
 
 use super::{Effect, Node, RaftError};
 use crate::ids::RequestId;
+use crate::planted::{self, Bug};
 use raft::eraftpb::Message;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -47,6 +48,9 @@ impl Reads {
     /// The context is spent: raft-rs may still answer it, and that answer must not count.
     pub(super) fn give_round_up(&mut self) {
         if let Some(round) = self.round.take() {
+            if planted::is_on(Bug::ReusesReadContexts) {
+                self.counter -= 1;
+            }
             self.new.splice(0..0, round.reads);
         }
     }
@@ -82,6 +86,11 @@ impl Node {
     }
 
     pub(super) fn ask_reads(&mut self, now: Duration) {
+        if planted::is_on(Bug::SkipsTermCheck) && self.is_leader() && !self.raft.raft.commit_to_current_term() {
+            let (index, reads) = (self.raft.raft.raft_log.committed, std::mem::take(&mut self.reads.new));
+            let before = self.reads.confirmed.back().map_or(0, |(before, _)| *before);
+            return self.reads.confirmed.push_back((index.max(before), reads));
+        }
         if !self.may_ask_reads() {
             return;
         }

@@ -8,6 +8,7 @@
 use super::{Effect, Hub, State, after, before, delivery_limits, send};
 use crate::ids::Revision;
 use crate::mvcc::Changes;
+use crate::planted::{self, Bug};
 use crate::watch::Delivery;
 use crate::watch::catch_up::{CatchUpBatch, Cohort, CohortMember, Outcome, Source, WatcherRef};
 use crate::watch::interests::{Interests, Member};
@@ -33,7 +34,7 @@ impl Hub {
         interests.deliver(std::slice::from_ref(&changes), from, delivery_limits(&self.limits), |slot, delivery| {
             let Some(watcher) = watchers[slot as usize].as_mut() else { return ControlFlow::Break(()) };
             let sent = send(watcher, delivery, delivery.last(), streams, effects);
-            if sent.is_break() {
+            if sent.is_break() && !planted::is_on(Bug::DropsOnOverflow) {
                 full.push((slot, delivery.first()));
             }
             sent
@@ -53,13 +54,18 @@ impl Hub {
             self.revision = revision;
             for slot in 0..self.watchers.len() as u32 {
                 let Some(watcher) = &self.watchers[slot as usize] else { continue };
-                let next = next.max(watcher.start);
+                let mut next = next.max(watcher.start);
+                if planted::is_on(Bug::WatchBackInTime) {
+                    next = compacted.max(watcher.start).max(Revision(2));
+                }
                 if matches!(watcher.state, State::InSync(_)) && next <= revision {
                     self.leave_sync(slot);
                     self.fall_behind(slot, next, effects);
                 }
             }
-            self.reach_future();
+            if !planted::is_on(Bug::ForgetsFutureWatchers) {
+                self.reach_future();
+            }
         }
         self.compacted(compacted, effects);
     }
@@ -69,6 +75,9 @@ impl Hub {
             return;
         }
         self.compacted = compacted;
+        if planted::is_on(Bug::KeepsCompactedWatchers) {
+            return;
+        }
         let below = before(compacted);
         for slot in self.waiting.take(Revision(i64::MIN), below) {
             self.drop_compacted(slot, effects);
@@ -113,7 +122,10 @@ impl Hub {
                         continue;
                     }
                     let slot = member.watcher.slot;
-                    let next = member.next.max(after(through));
+                    let mut next = member.next.max(after(through));
+                    if planted::is_on(Bug::RepeatsEvents) {
+                        next = member.next.max(through);
+                    }
                     match self.send_all(slot, &deliveries, effects) {
                         Some(unsent) => self.fall_behind(slot, unsent, effects),
                         None if next > self.revision => self.bring_in_sync(slot, next),

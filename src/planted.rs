@@ -1,0 +1,83 @@
+//! Places where the simulator makes a core do it wrong, to see that its checks find out.
+//!
+//! ```text
+//!   the simulator: plant(bug) ──▶ this thread ──▶ a core: if planted::is_on(Bug::…) { what once was wrong }
+//! ```
+//! Without the feature `planted`, which nothing but the simulator asks for, nothing can be planted: the question has a
+//! constant answer, and the compiler leaves the wrong branch out. A server cannot be built with it.
+
+macro_rules! bugs {
+    ($($name:ident,)*) => {
+        /// A bug that sits in a core. What each of them was in history, the simulator's list says.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Bug {
+            $($name,)*
+        }
+
+        impl Bug {
+            pub const ALL: &[Bug] = &[$(Bug::$name,)*];
+        }
+    };
+}
+
+bugs! {
+    // raft::node
+    VotesBeforeSync,
+    AcceptsBeforeSync,
+    ReusesReadContexts,
+    SkipsTermCheck,
+    // raft::log::memory
+    KeepsStaleSuffix,
+    // state
+    AppliedIndexApart,
+    StaleLeaderRevokes,
+    ZombieMember,
+    CountsLearners,
+    UpdatePromotes,
+    // mvcc
+    PartialTxn,
+    LosesTombstones,
+    // watch::hub
+    DropsOnOverflow,
+    WatchBackInTime,
+    FutureWatchHearsOld,
+    ProgressTooEarly,
+    RepeatsEvents,
+    KeepsCompactedWatchers,
+    ForgetsFutureWatchers,
+    // lease
+    StaleLeaderKeepsAlive,
+    RenewsExpired,
+    KeepAliveRacesGrant,
+    LosesTrackOfKeys,
+    // snapshot::policy
+    CutsTooMuch,
+}
+
+#[cfg(feature = "planted")]
+mod switch {
+    use super::Bug;
+    use std::cell::Cell;
+
+    thread_local! {
+        static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
+    }
+
+    /// Plants `bug`, and no other, in all cores of this thread.
+    pub fn plant(bug: Option<Bug>) {
+        PLANTED.set(bug);
+    }
+
+    pub fn is_on(bug: Bug) -> bool {
+        PLANTED.get() == Some(bug)
+    }
+}
+
+#[cfg(feature = "planted")]
+pub use switch::{is_on, plant};
+
+#[cfg(not(feature = "planted"))]
+#[inline(always)]
+pub const fn is_on(_: Bug) -> bool {
+    false
+}
