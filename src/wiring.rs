@@ -38,8 +38,8 @@ use crate::storage::{DataDir, StorageKind};
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
 use crate::watch::Hub;
-use actix::dev::channel::{AddressReceiver, channel};
 use actix::dev::ContextFut;
+use actix::dev::channel::{AddressReceiver, channel};
 use actix::{Actor, Addr, Arbiter, Context, System};
 use slog::{Logger, o};
 use std::pin::Pin;
@@ -123,7 +123,7 @@ pub enum Turn {
 
 /// Decides in the place of the machine which actor gets its turn when; so every interleaving is a matter of a seed.
 pub trait Turns: Send + Sync {
-    /// Asked before each turn of the actor of that type, and again after [`Turn::Later`] only at the turn after.
+    /// Asked once before each turn of the actor of that type: a turn that was put off comes without another question.
     fn next(&self, actor: &'static str) -> Turn;
 }
 
@@ -274,14 +274,14 @@ fn assemble(cores: Cores, around: Surroundings, arbiters: &Arbiters, begins_link
         snapshotter: snapshotter.address.clone(),
     };
     let listeners = vec![
-            Listener { recipient: raft_node.address.clone().recipient(), every: TICK },
-            Listener { recipient: applier.address.clone().recipient(), every: TICK },
-            Listener { recipient: compactor.address.clone().recipient(), every: TICK },
-            Listener { recipient: lease_keeper.address.clone().recipient(), every: LEASE_TICK },
-            Listener { recipient: watch_hub.address.clone().recipient(), every: WATCH_TICK },
-            Listener { recipient: peer_links.address.clone().recipient(), every: LINK_TICK },
-            Listener { recipient: snapshotter.address.clone().recipient(), every: HOUSEKEEPING_TICK },
-            Listener { recipient: auditor.address.clone().recipient(), every: HOUSEKEEPING_TICK },
+        Listener { recipient: raft_node.address.clone().recipient(), every: TICK },
+        Listener { recipient: applier.address.clone().recipient(), every: TICK },
+        Listener { recipient: compactor.address.clone().recipient(), every: TICK },
+        Listener { recipient: lease_keeper.address.clone().recipient(), every: LEASE_TICK },
+        Listener { recipient: watch_hub.address.clone().recipient(), every: WATCH_TICK },
+        Listener { recipient: peer_links.address.clone().recipient(), every: LINK_TICK },
+        Listener { recipient: snapshotter.address.clone().recipient(), every: HOUSEKEEPING_TICK },
+        Listener { recipient: auditor.address.clone().recipient(), every: HOUSEKEEPING_TICK },
     ];
 
     let raft_links = raft_node::Links {

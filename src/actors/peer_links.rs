@@ -89,9 +89,8 @@ pub struct Link {
 }
 
 /// Begins the link to a peer, in the place of a [`PeerLink`]: where members share a thread, nobody has to dial.
-pub type BeginsLink = Arc<
-    dyn Fn(MemberId, Recipient<LinkChanged>, Recipient<PeerUnreachable>) -> Link + core::marker::Send + Sync,
->;
+pub type BeginsLink =
+    Arc<dyn Fn(MemberId, Recipient<LinkChanged>, Recipient<PeerUnreachable>) -> Link + core::marker::Send + Sync>;
 
 /// What PeerLinks has to do with others.
 pub struct Links {

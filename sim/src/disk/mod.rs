@@ -134,7 +134,7 @@ impl Disk {
             snapshots: BTreeMap::new(),
             rebuilt: 0,
             trap: None,
-            voted: 0,
+            voted: (0, 0),
         }
     }
 
