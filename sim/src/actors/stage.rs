@@ -87,22 +87,20 @@ impl Turns for Seat {
         state.turns += 1;
         let line = (stage.clock.now(), *place, actor);
         line.hash(&mut state.hasher);
-        if let Some(ending) = &mut state.ending
+        if state.has_begun
+            && let Some(ending) = &mut state.ending
             && ending.place == *place
             && actor.ends_with(ending.actor)
         {
-            if ending.turn == 0 {
-                let is_panic = ending.is_panic;
+            let is_panic = ending.is_panic;
+            if ending.turn > 0 {
+                ending.turn -= 1;
+            } else {
                 state.ending = None;
                 state.ended = Some(*place);
                 drop(state);
                 assert!(!is_panic, "the bug that the script wants");
                 return Turn::Never;
-            }
-            if state.has_begun
-                && let Some(ending) = &mut state.ending
-            {
-                ending.turn -= 1;
             }
         }
         if state.is_calm {
