@@ -13,7 +13,7 @@ use crate::actors::auditor::{self, Auditor};
 use crate::actors::compactor::{self, Compactor};
 use crate::actors::lease_keeper::LeaseKeeper;
 use crate::actors::log_writer::LogWriter;
-use crate::actors::peer_links::{self, PeerIntroduced, PeerLinks};
+use crate::actors::peer_links::{self, BeginsLink, PeerIntroduced, PeerLinks};
 use crate::actors::raft_node::{self, RaftNode};
 use crate::actors::snapshotter::{self, SendSnapshot, Snapshotter};
 use crate::actors::ticker::{Listener, Ticker};
@@ -38,10 +38,13 @@ use crate::storage::{DataDir, StorageKind};
 use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
 use crate::watch::Hub;
+use actix::dev::ContextFut;
 use actix::dev::channel::{AddressReceiver, channel};
 use actix::{Actor, Addr, Arbiter, Context, System};
 use slog::{Logger, o};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -107,6 +110,37 @@ pub enum Placement {
     OneThread,
 }
 
+/// When an actor gets the turn that it is ready for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    Now,
+    /// After whoever else is ready.
+    Later,
+    After(Duration),
+    /// The actor ends here, with its mail.
+    Never,
+}
+
+/// Decides in the place of the machine which actor gets its turn when; so every interleaving is a matter of a seed.
+pub trait Turns: Send + Sync {
+    /// Asked once before each turn of the actor of that type: a turn that was put off comes without another question.
+    fn next(&self, actor: &'static str) -> Turn;
+}
+
+/// What takes the place of threads and sockets where a cast runs on its caller's thread.
+pub struct Rehearsal {
+    pub turns: Arc<dyn Turns>,
+    pub begins_link: BeginsLink,
+}
+
+/// What [`start_here`] hands out.
+pub struct Rehearsed {
+    pub cast: Cast,
+    /// Where what peers send is brought.
+    pub receivers: Receivers,
+    _ticker: Ticker,
+}
+
 /// The running cast. Dropping it stops the clock; the actors end with their System.
 pub struct Running {
     system: System,
@@ -136,12 +170,48 @@ impl<A: Actor<Context = Context<A>> + Send> Mailbox<A> {
         Mailbox { address: Addr::new(sender), receiver }
     }
 
-    fn run(self, arbiter: &actix::ArbiterHandle, actor: A) {
+    fn run(self, place: &Place, actor: A) {
         let receiver = self.receiver;
-        arbiter.spawn_fn(move || {
-            Context::with_receiver(receiver).run(actor);
+        let turns = place.turns.clone();
+        place.arbiter.spawn_fn(move || match turns {
+            None => {
+                Context::with_receiver(receiver).run(actor);
+            }
+            Some(turns) => {
+                actix::spawn(in_turn(turns, Context::with_receiver(receiver).into_future(actor)));
+            }
         });
     }
+}
+
+/// The life of an actor, with somebody else's idea of when it gets its turns.
+async fn in_turn<A: Actor<Context = Context<A>>>(turns: Arc<dyn Turns>, life: ContextFut<A, Context<A>>) {
+    let mut life = Box::pin(life);
+    let mut wait: Option<Pin<Box<tokio::time::Sleep>>> = None;
+    let mut has_waited = false;
+    std::future::poll_fn(move |context| {
+        loop {
+            if let Some(sleep) = &mut wait {
+                std::task::ready!(sleep.as_mut().poll(context));
+                (wait, has_waited) = (None, true);
+            }
+            let turn = if has_waited { Turn::Now } else { turns.next(std::any::type_name::<A>()) };
+            match turn {
+                Turn::Now => {
+                    has_waited = false;
+                    return life.as_mut().poll(context);
+                }
+                Turn::Later => {
+                    has_waited = true;
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Turn::After(pause) => wait = Some(Box::pin(tokio::time::sleep(pause))),
+                Turn::Never => return Poll::Ready(()),
+            }
+        }
+    })
+    .await;
 }
 
 /// Starts the cast on threads of its own.
@@ -150,6 +220,36 @@ impl<A: Actor<Context = Context<A>> + Send> Mailbox<A> {
 /// When the system has no thread left.
 pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::io::Result<Started> {
     let (system, arbiters, thread) = threads(placement)?;
+    let assembled = assemble(cores, around, &arbiters, None);
+    let ticker = Ticker::start(assembled.clock, assembled.listeners)?;
+    let Assembled { cast, inbound, reception, removed, .. } = assembled;
+    let running = Running { system, thread: Some(thread), _ticker: ticker };
+    Ok(Started { cast, running, inbound: Arc::new(inbound), reception: Arc::new(reception), removed })
+}
+
+/// Starts the cast on the caller's thread, which has to be that of an actix System: for tests that decide about time, turns and
+/// the way to the peers themselves. The actors and what they say to each other are the same.
+pub fn start_here(cores: Cores, around: Surroundings, rehearsal: Rehearsal) -> Rehearsed {
+    let own = System::current().arbiter().clone();
+    let place = Place { arbiter: own, turns: Some(rehearsal.turns) };
+    let arbiters = Arbiters { raft_node: place.clone(), log_writer: place.clone(), others: place };
+    let assembled = assemble(cores, around, &arbiters, Some(rehearsal.begins_link));
+    let ticker = Ticker::start_here(assembled.clock, assembled.listeners);
+    Rehearsed { cast: assembled.cast, receivers: assembled.receivers, _ticker: ticker }
+}
+
+/// The actors at work, before anybody tells them the time.
+struct Assembled {
+    cast: Cast,
+    clock: Clock,
+    listeners: Vec<Listener>,
+    inbound: Inbound,
+    receivers: Receivers,
+    reception: Reception,
+    removed: CancellationToken,
+}
+
+fn assemble(cores: Cores, around: Surroundings, arbiters: &Arbiters, begins_link: Option<BeginsLink>) -> Assembled {
     let Surroundings { clock, metrics, log, identity, limits, request_timeout, peers, others, .. } = around;
     let view = Published::new(cores.machine.view());
     let status = Published::new(cores.node.status());
@@ -173,19 +273,16 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
         lease_keeper: lease_keeper.address.clone(),
         snapshotter: snapshotter.address.clone(),
     };
-    let ticker = Ticker::start(
-        clock,
-        vec![
-            Listener { recipient: raft_node.address.clone().recipient(), every: TICK },
-            Listener { recipient: applier.address.clone().recipient(), every: TICK },
-            Listener { recipient: compactor.address.clone().recipient(), every: TICK },
-            Listener { recipient: lease_keeper.address.clone().recipient(), every: LEASE_TICK },
-            Listener { recipient: watch_hub.address.clone().recipient(), every: WATCH_TICK },
-            Listener { recipient: peer_links.address.clone().recipient(), every: LINK_TICK },
-            Listener { recipient: snapshotter.address.clone().recipient(), every: HOUSEKEEPING_TICK },
-            Listener { recipient: auditor.address.clone().recipient(), every: HOUSEKEEPING_TICK },
-        ],
-    )?;
+    let listeners = vec![
+        Listener { recipient: raft_node.address.clone().recipient(), every: TICK },
+        Listener { recipient: applier.address.clone().recipient(), every: TICK },
+        Listener { recipient: compactor.address.clone().recipient(), every: TICK },
+        Listener { recipient: lease_keeper.address.clone().recipient(), every: LEASE_TICK },
+        Listener { recipient: watch_hub.address.clone().recipient(), every: WATCH_TICK },
+        Listener { recipient: peer_links.address.clone().recipient(), every: LINK_TICK },
+        Listener { recipient: snapshotter.address.clone().recipient(), every: HOUSEKEEPING_TICK },
+        Listener { recipient: auditor.address.clone().recipient(), every: HOUSEKEEPING_TICK },
+    ];
 
     let raft_links = raft_node::Links {
         log_writer: log_writer.address.clone().recipient(),
@@ -294,14 +391,15 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
         &arbiters.others,
         WatchHub::new(cores.hub, view.clone(), clock, metrics.clone(), log.new(o!("actor" => "WatchHub"))),
     );
+    let receivers = Receivers {
+        step: raft_node.address.clone().recipient(),
+        forwarded: raft_node.address.clone().recipient(),
+        introduced: peer_links.address.clone().recipient(),
+    };
     let inbound = Inbound::new(
         identity,
         roster.clone(),
-        Receivers {
-            step: raft_node.address.clone().recipient(),
-            forwarded: raft_node.address.clone().recipient(),
-            introduced: peer_links.address.clone().recipient(),
-        },
+        receivers.clone(),
         clock,
         metrics.clone(),
         log.new(o!("part" => "peers")),
@@ -331,6 +429,7 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
         unreachable: raft_node.address.clone().recipient(),
         link_changed: raft_node.address.clone().recipient(),
         snapshots: Some(Arc::new(move |message| send_snapshot.do_send(SendSnapshot { message }))),
+        begins_link,
         roster,
         connections: connections.clone(),
         removed: removed.clone(),
@@ -360,14 +459,21 @@ pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::i
     );
 
     let cast = Cast::new(addresses, view, status, PeerAccess { connections, calls }, identity, limits);
-    let running = Running { system, thread: Some(thread), _ticker: ticker };
-    Ok(Started { cast, running, inbound: Arc::new(inbound), reception: Arc::new(reception), removed })
+    Assembled { cast, clock, listeners, inbound, receivers, reception, removed }
+}
+
+/// Where an actor runs.
+#[derive(Clone)]
+struct Place {
+    arbiter: actix::ArbiterHandle,
+    /// `None` where the machine decides.
+    turns: Option<Arc<dyn Turns>>,
 }
 
 struct Arbiters {
-    raft_node: actix::ArbiterHandle,
-    log_writer: actix::ArbiterHandle,
-    others: actix::ArbiterHandle,
+    raft_node: Place,
+    log_writer: Place,
+    others: Place,
 }
 
 /// An actix System on a thread of its own, and its arbiters. Arbiters can only be made on that thread.
@@ -387,7 +493,9 @@ fn threads(placement: Placement) -> std::io::Result<(System, Arbiters, std::thre
             }
             Placement::OneThread => own.clone(),
         };
-        let arbiters = Arbiters { raft_node: arbiter(), log_writer: arbiter(), others: own.clone() };
+        let mut place = || Place { arbiter: arbiter(), turns: None };
+        let (raft_node, log_writer) = (place(), place());
+        let arbiters = Arbiters { raft_node, log_writer, others: Place { arbiter: own.clone(), turns: None } };
         let _ = sender.send((system, arbiters));
         // Ends with System::stop; the code it returns is ours and means nothing.
         let _ = runner.run();

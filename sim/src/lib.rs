@@ -8,6 +8,7 @@
 //! Nothing in a world asks a clock, a thread or a random number generator of the machine, so a seed is a run. What is judged is
 //! the contract: `castd-judge` for clients, [`check`] for what cores promise each other.
 
+pub mod actors;
 pub mod campaign;
 pub mod check;
 pub mod clients;

@@ -81,11 +81,24 @@ pub struct LinkRefused {
 /// Takes a MsgSnapshot on its way: whoever streams snapshots. It tells raft what became of it.
 pub type SnapshotCourier = Arc<dyn Fn(eraftpb::Message) + core::marker::Send + Sync>;
 
+/// A link, as PeerLinks knows it.
+pub struct Link {
+    pub carry: Recipient<Carry>,
+    pub redial: Recipient<Redial>,
+    pub retire: Recipient<Retire>,
+}
+
+/// Begins the link to a peer, in the place of a [`PeerLink`]: where members share a thread, nobody has to dial.
+pub type BeginsLink =
+    Arc<dyn Fn(MemberId, Recipient<LinkChanged>, Recipient<PeerUnreachable>) -> Link + core::marker::Send + Sync>;
+
 /// What PeerLinks has to do with others.
 pub struct Links {
     pub unreachable: Recipient<PeerUnreachable>,
     pub link_changed: Recipient<LinkChanged>,
     pub snapshots: Option<SnapshotCourier>,
+    /// `None` for links by TCP.
+    pub begins_link: Option<BeginsLink>,
     pub roster: Published<Roster>,
     pub connections: Published<Connections>,
     /// Given when this member was removed from the cluster.
@@ -106,7 +119,7 @@ pub struct PeerLinks {
 }
 
 struct Child {
-    link: Addr<PeerLink>,
+    link: Link,
     urls: Vec<String>,
 }
 
@@ -144,7 +157,7 @@ impl PeerLinks {
                     info!(self.log, "updated remote peer"; "local-member-id" => %self.settings.identity.member,
                         "remote-peer-id" => %peer, "updated-remote-peer-urls" => slog::Serde(urls.clone()));
                     child.urls.clone_from(&urls);
-                    child.link.do_send(Redial { urls });
+                    child.link.redial.do_send(Redial { urls });
                 }
                 None => self.begin(peer, urls, own_address),
             }
@@ -156,9 +169,17 @@ impl PeerLinks {
             "remote-peer-urls" => slog::Serde(urls.clone()));
         let (own, remote) = (self.own().to_string(), peer.to_string());
         self.metrics.network.known_peers.with_label_values(&[&own, &remote]).set(1);
+        let link = match &self.links.begins_link {
+            Some(begins) => begins(peer, own_address.clone().recipient(), self.links.unreachable.clone()),
+            None => self.dial(peer, urls.clone(), own_address),
+        };
+        self.children.insert(peer, Child { link, urls });
+    }
+
+    fn dial(&self, peer: MemberId, urls: Vec<String>, own_address: &Addr<PeerLinks>) -> Link {
         let link = PeerLink::new(
             peer,
-            urls.clone(),
+            urls,
             Arc::clone(&self.settings),
             own_address.clone().recipient(),
             own_address.clone().recipient(),
@@ -167,12 +188,13 @@ impl PeerLinks {
             &self.metrics,
             self.log.clone(),
         );
-        self.children.insert(peer, Child { link: link.start(), urls });
+        let link = link.start();
+        Link { carry: link.clone().recipient(), redial: link.clone().recipient(), retire: link.recipient() }
     }
 
     fn end(&mut self, peer: MemberId) {
         let Some(child) = self.children.remove(&peer) else { return };
-        child.link.do_send(Retire);
+        child.link.retire.do_send(Retire);
         info!(self.log, "removed remote peer"; "local-member-id" => %self.own(), "removed-remote-peer-id" => %peer);
         self.metrics.network.forget_peer(&self.own().to_string(), &peer.to_string());
         if self.connections.0.remove(&peer).is_some() {
@@ -212,7 +234,7 @@ impl Handler<Send> for PeerLinks {
         }
         for (to, messages) in letters {
             match self.children.get(&to) {
-                Some(child) => child.link.do_send(Carry { messages, requests: Vec::new() }),
+                Some(child) => child.link.carry.do_send(Carry { messages, requests: Vec::new() }),
                 // Not applied yet, or gone already.
                 None => self.links.unreachable.do_send(PeerUnreachable { peer: to }),
             }
@@ -225,7 +247,7 @@ impl Handler<Forward> for PeerLinks {
 
     fn handle(&mut self, forward: Forward, _: &mut Self::Context) {
         if let Some(child) = self.children.get(&forward.to) {
-            child.link.do_send(Carry { messages: Vec::new(), requests: forward.requests });
+            child.link.carry.do_send(Carry { messages: Vec::new(), requests: forward.requests });
         }
     }
 }

@@ -19,7 +19,37 @@ pub struct Listener {
     pub every: Duration,
 }
 
-/// Stops the thread when dropped.
+/// When each listener is to be told next.
+struct Schedule {
+    listeners: Vec<Listener>,
+    due: Vec<Duration>,
+}
+
+impl Schedule {
+    fn new(now: Duration, listeners: Vec<Listener>) -> Self {
+        let due = listeners.iter().map(|listener| now + listener.every).collect();
+        Schedule { listeners, due }
+    }
+
+    fn step(&self) -> Duration {
+        self.listeners.iter().map(|listener| listener.every).min().unwrap_or(Duration::from_secs(1))
+    }
+
+    fn tell(&mut self, now: Duration) {
+        for (listener, due) in self.listeners.iter().zip(&mut self.due) {
+            let mut sent = 0;
+            while *due <= now {
+                if sent < CATCH_UP_MAX {
+                    listener.recipient.do_send(Tick { now });
+                    sent += 1;
+                }
+                *due += listener.every;
+            }
+        }
+    }
+}
+
+/// Stops the ticks when dropped.
 pub struct Ticker {
     stopped: Arc<AtomicBool>,
 }
@@ -30,28 +60,33 @@ impl Ticker {
     /// # Errors
     /// When the system has no thread left.
     pub fn start(clock: Clock, listeners: Vec<Listener>) -> std::io::Result<Ticker> {
-        let stopped = Arc::new(AtomicBool::new(false));
-        let ticker = Ticker { stopped: Arc::clone(&stopped) };
-        let step = listeners.iter().map(|listener| listener.every).min().unwrap_or(Duration::from_secs(1));
+        let (ticker, stopped) = Ticker::new();
         std::thread::Builder::new().name("ticker".into()).spawn(move || {
-            let start = clock.now();
-            let mut due: Vec<Duration> = listeners.iter().map(|listener| start + listener.every).collect();
+            let mut schedule = Schedule::new(clock.now(), listeners);
             while !stopped.load(Ordering::Relaxed) {
-                std::thread::sleep(step);
-                let now = clock.now();
-                for (listener, due) in listeners.iter().zip(&mut due) {
-                    let mut sent = 0;
-                    while *due <= now {
-                        if sent < CATCH_UP_MAX {
-                            listener.recipient.do_send(Tick { now });
-                            sent += 1;
-                        }
-                        *due += listener.every;
-                    }
-                }
+                std::thread::sleep(schedule.step());
+                schedule.tell(clock.now());
             }
         })?;
         Ok(ticker)
+    }
+
+    /// As a task of the caller's thread, by tokio's time: where that is paused, ticks come as soon as nothing else is to do.
+    pub fn start_here(clock: Clock, listeners: Vec<Listener>) -> Ticker {
+        let (ticker, stopped) = Ticker::new();
+        actix::spawn(async move {
+            let mut schedule = Schedule::new(clock.now(), listeners);
+            while !stopped.load(Ordering::Relaxed) {
+                tokio::time::sleep(schedule.step()).await;
+                schedule.tell(clock.now());
+            }
+        });
+        ticker
+    }
+
+    fn new() -> (Ticker, Arc<AtomicBool>) {
+        let stopped = Arc::new(AtomicBool::new(false));
+        (Ticker { stopped: Arc::clone(&stopped) }, stopped)
     }
 }
 

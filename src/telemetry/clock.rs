@@ -1,9 +1,11 @@
 //! The only place that reads the machine's clocks.
 //!
 //! Cores are told the time; shells (actors, the edge, the ticker) hold a [`Clock`] and ask it. Deadlines and durations
-//! are monotonic; the wall clock is for people: log lines, spans, start times.
+//! are monotonic; the wall clock is for people: log lines, spans, start times. Monotonic time is tokio's, which is the machine's
+//! unless a test has paused it.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
+use tokio::time::Instant;
 
 /// Both clocks of this machine. Copies share the same start.
 #[derive(Clone, Copy, Debug)]

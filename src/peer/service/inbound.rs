@@ -66,6 +66,7 @@ impl Strangers {
 }
 
 /// Where what was let in goes.
+#[derive(Clone)]
 pub struct Receivers {
     pub step: Recipient<Step>,
     pub forwarded: Recipient<Forwarded>,

@@ -138,6 +138,7 @@ impl End {
             unreachable: probe.clone().recipient(),
             link_changed: probe.clone().recipient(),
             snapshots: None,
+            begins_link: None,
             roster: roster.clone(),
             connections: connections.clone(),
             removed: removed.clone(),

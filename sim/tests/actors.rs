@@ -1,0 +1,117 @@
+//! The real actors of whole members on one thread, by seeds: whatever the order of their turns, every request comes to an end,
+//! what was acknowledged is there, and watchers are told all of it in order.
+
+use castd::telemetry::log::{self, LogSettings};
+use castd_sim::actors::{Ending, Script, play};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+const SEEDS: u64 = 200;
+const SAMPLE: u64 = 6;
+/// Names the script of a process that is to end by it.
+const ROLE: &str = "CASTD_SIM_ROLE";
+/// Actors whose panic has to end the process.
+const PANICKING: [&str; 5] = ["RaftNode", "LogWriter", "Applier", "WatchHub", "LeaseKeeper"];
+/// A process that has not ended by then hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[test]
+fn whatever_the_order_of_turns_clients_get_what_was_promised() {
+    let next = AtomicU64::new(0);
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    let work = || {
+        let mut all = Vec::new();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= SEEDS {
+                return all;
+            }
+            all.push(play(&Script::new(seed)).unwrap_or_else(|wrong| panic!("{wrong}")));
+        }
+    };
+    let played: Vec<_> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().expect("every seed holds")).collect()
+    });
+    let sum = |of: fn(&castd_sim::actors::Played) -> usize| played.iter().map(of).sum::<usize>();
+    let (answered, unknown) = (sum(|it| it.answered), sum(|it| it.unknown));
+    let (events, kept, ended) = (sum(|it| it.events), sum(|it| it.kept), sum(|it| usize::from(it.has_ended)));
+    let turns: u64 = played.iter().map(|it| it.turns).sum();
+    println!(
+        "{} seeds: {turns} turns, {answered} answered, {unknown} open, {events} events, {kept} kept alive, {ended} ended",
+        played.len()
+    );
+    assert_eq!(played.len() as u64, SEEDS);
+    assert!(answered >= 50_000, "that was no flood: {answered} answers");
+    assert!(events >= 50_000, "watchers were told little: {events} events");
+    assert!(kept >= 5_000, "few leases were kept alive: {kept}");
+    assert!(ended >= 20, "few actors ended: {ended}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_turns() {
+    for seed in 0..SAMPLE {
+        // What other threads do takes the time that it takes.
+        let script = Script { has_late_watchers: false, ending: None, ..Script::new(seed) };
+        let once = || play(&script).unwrap_or_else(|wrong| panic!("{wrong}"));
+        let (first, second) = (once(), once());
+        assert!(first.turns > 500, "seed {seed} did little: {} turns", first.turns);
+        assert_eq!((first.turns, first.trace_hash), (second.turns, second.trace_hash), "seed {seed} gave two traces");
+    }
+}
+
+/// Does nothing, unless another test has started it as a process of its own.
+#[test]
+fn a_process_that_is_to_end() {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    let script = Script { members: 1, loss: 0, pauses: 0, ..Script::new(1) };
+    let script = match role.as_str() {
+        "disk" => Script { is_disk_broken: true, ..script },
+        actor => {
+            let actor = PANICKING.into_iter().find(|it| *it == actor).expect("an actor's name");
+            Script { ending: Some(Ending { place: 0, actor, turn: 0, is_panic: true }), ..script }
+        }
+    };
+    // As `main` does it; `play` listens before it.
+    let (log, guard) = log::start(&LogSettings::default()).expect("a log");
+    castd::process::install_panic_hook(log, guard.flusher());
+    let played = play(&script);
+    println!("it went on: {played:?}");
+}
+
+fn end_of(role: &str) -> ExitStatus {
+    let own = std::env::current_exe().expect("a program");
+    let mut child = Command::new(own)
+        .args(["a_process_that_is_to_end", "--exact", "--nocapture"])
+        .env(ROLE, role)
+        .spawn()
+        .expect("it starts");
+    #[allow(clippy::disallowed_methods, reason = "a process has no other time")]
+    let started = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("it is ours") {
+            return status;
+        }
+        if started.elapsed() > PATIENCE {
+            child.kill().expect("it is ours");
+            child.wait().expect("it is ours");
+            panic!("the process with a broken {role} hangs");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_broken_disk_ends_the_process() {
+    assert_eq!(end_of("disk").code(), Some(castd::process::EXIT_FAILURE));
+}
+
+#[test]
+fn a_panic_in_any_actor_ends_the_process() {
+    const SIGABRT: i32 = 6;
+    for actor in PANICKING {
+        assert_eq!(end_of(actor).signal(), Some(SIGABRT), "after a panic in {actor}");
+    }
+}
