@@ -111,7 +111,8 @@ impl Truth {
             let short = |it: Option<&(i64, Vec<u8>, i64)>| {
                 it.map(|(revision, value, lease)| (*revision, value.len(), crc32c::crc32c(value), *lease))
             };
-            let (key_text, wanted, got) = (String::from_utf8_lossy(key), short(expected.get(key)), short(found.get(key)));
+            let (key_text, wanted, got) =
+                (String::from_utf8_lossy(key), short(expected.get(key)), short(found.get(key)));
             return Err(format!("at revision {revision} {key_text} is {got:?}, not {wanted:?}"));
         }
 
@@ -120,7 +121,10 @@ impl Truth {
             let mut hashes = self.hashes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let other = *hashes.entry(index).or_insert((hash, revision));
             if other != (hash, revision) {
-                return Err(format!("at index {index} hash and revision are {:?}, in another image {other:?}", (hash, revision)));
+                return Err(format!(
+                    "at index {index} hash and revision are {:?}, in another image {other:?}",
+                    (hash, revision)
+                ));
             }
         }
         Ok(Found { revision, index, hash })

@@ -109,7 +109,9 @@ impl Disk {
                 }));
                 self.rename(*directory, ended, NameChange::Add(name.clone(), *inode));
             }
-            Action::Write { inode, offset, data } => self.change(*inode, ended, Change::Write(*offset, Arc::clone(data))),
+            Action::Write { inode, offset, data } => {
+                self.change(*inode, ended, Change::Write(*offset, Arc::clone(data)))
+            }
             Action::Allocate { inode, size } => self.change(*inode, ended, Change::Allocate(*size)),
             Action::Truncate { inode, size } => self.change(*inode, ended, Change::Truncate(*size)),
             Action::Rename { directory, from, to, inode } => {
@@ -230,7 +232,9 @@ mod tests {
         disk.store(directory.path(), loss, &mut StdRng::seed_from_u64(seed)).expect("stored");
         let entries = std::fs::read_dir(directory.path()).expect("readable").flatten();
         entries
-            .map(|entry| (entry.file_name().into_string().expect("UTF-8"), std::fs::read(entry.path()).expect("a file")))
+            .map(|entry| {
+                (entry.file_name().into_string().expect("UTF-8"), std::fs::read(entry.path()).expect("a file"))
+            })
             .collect()
     }
 

@@ -24,12 +24,13 @@ use recording::{Kind, Step};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use workload::{Recording, record, strace_works};
 
-/// One image: the disk after that many steps, and what becomes of the rest.
+/// One image: the disk after that many steps, the last or the next of which is of that kind, and what becomes of the rest.
 struct Cut {
     seed: u64,
+    kind: Kind,
     steps: usize,
     loss: Loss,
     dice: StdRng,
@@ -43,21 +44,22 @@ struct Summary {
     failures: Vec<String>,
 }
 
-/// Every kind of step as often as every other, however many there are.
+/// Every kind of step with every loss as often as every other, however many there are.
 fn cuts(steps: &[Step], seeds: impl Iterator<Item = u64>) -> Vec<Cut> {
     let mut by_kind: BTreeMap<Kind, Vec<usize>> = BTreeMap::new();
     for (number, step) in steps.iter().enumerate() {
         by_kind.entry(step.action.kind()).or_default().push(number);
     }
-    let kinds: Vec<Vec<usize>> = by_kind.into_values().collect();
+    let kinds: Vec<(Kind, Vec<usize>)> = by_kind.into_iter().collect();
     let mut cuts: Vec<Cut> = seeds
         .map(|seed| {
             let mut dice = StdRng::seed_from_u64(seed);
-            let of_kind = &kinds[seed as usize % kinds.len()];
+            let number = seed as usize;
+            let (kind, of_kind) = &kinds[number % kinds.len()];
             let step = of_kind[dice.random_range(0..of_kind.len())];
             // Just before it, or just after.
             let steps = step + usize::from(dice.random_bool(0.5));
-            Cut { seed, steps, loss: LOSSES[dice.random_range(0..LOSSES.len())], dice }
+            Cut { seed, kind: *kind, steps, loss: LOSSES[number / kinds.len() % LOSSES.len()], dice }
         })
         .collect();
     cuts.sort_by_key(|cut| (cut.steps, cut.seed));
@@ -89,9 +91,7 @@ fn run(storage: &str, recording: &Recording, seeds: impl Iterator<Item = u64>) -
                     let found = truth.check(storage, directory.path(), last.map_or(0, |step| step.at));
                     let mut summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
                     summary.images += 1;
-                    if let Some(last) = last {
-                        *summary.cuts.entry((last.action.kind(), cut.loss)).or_default() += 1;
-                    }
+                    *summary.cuts.entry((cut.kind, cut.loss)).or_default() += 1;
                     match found {
                         Ok(found) => drop(summary.revisions.insert(found.revision)),
                         Err(wrong) => summary.failures.push(format!(
@@ -123,16 +123,29 @@ fn asked(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|number| number.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
+fn memory() -> &'static Recording {
+    static RECORDING: OnceLock<Recording> = OnceLock::new();
+    RECORDING.get_or_init(|| record("memory"))
+}
+
 /// `share` of what is asked for in all, and at least `images_min`.
 fn campaign(storage: &str, images_min: u64, share: f64) {
     if !strace_works() {
         println!("skipped: strace may not trace here");
         return;
     }
-    let recording = record(storage);
+    // The one of memory serves two tests.
+    let fresh;
+    let recording = match storage {
+        "memory" => memory(),
+        _ => {
+            fresh = record(storage);
+            &fresh
+        }
+    };
     let images = asked("CASTD_IMAGES").map_or(images_min, |all| images_min.max((all as f64 * share) as u64));
     let one = asked("CASTD_IMAGE");
-    let summary = run(storage, &recording, one.map_or(0..images, |seed| seed..seed + 1));
+    let summary = run(storage, recording, one.map_or(0..images, |seed| seed..seed + 1));
     println!(
         "{storage}: {} promises, {} steps, {} images, {} revisions; {:?}",
         recording.promises.len(),
@@ -183,7 +196,7 @@ fn a_log_whose_syncs_do_nothing_is_reported_as_a_loss() {
         println!("skipped: strace may not trace here");
         return;
     }
-    let mut recording = record("memory");
+    let mut recording = memory().clone();
     let is_sync_of_log = |step: &Step| step.action.kind() == Kind::Sync && step.path.contains("/member/log/");
     let syncs: Vec<usize> =
         (0..recording.steps.len()).filter(|number| is_sync_of_log(&recording.steps[*number])).collect();
@@ -196,6 +209,7 @@ fn a_log_whose_syncs_do_nothing_is_reported_as_a_loss() {
         !planted.contains(&(number - 1))
     });
     let summary = run("memory", &recording, 0..100);
-    let losses = summary.failures.iter().filter(|failure| failure.contains("was acknowledged, the image ends at")).count();
+    let losses =
+        summary.failures.iter().filter(|failure| failure.contains("was acknowledged, the image ends at")).count();
     assert!(losses > 0, "nothing was found: {:#?}", summary.failures);
 }

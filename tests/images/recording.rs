@@ -24,15 +24,40 @@ pub enum Kind {
 
 #[derive(Clone, Debug)]
 pub enum Action {
-    Create { directory: Inode, name: String, inode: Inode, is_directory: bool },
-    Write { inode: Inode, offset: u64, data: Arc<Vec<u8>> },
+    Create {
+        directory: Inode,
+        name: String,
+        inode: Inode,
+        is_directory: bool,
+    },
+    Write {
+        inode: Inode,
+        offset: u64,
+        data: Arc<Vec<u8>>,
+    },
     /// `fallocate`, which never shortens.
-    Allocate { inode: Inode, size: u64 },
-    Truncate { inode: Inode, size: u64 },
+    Allocate {
+        inode: Inode,
+        size: u64,
+    },
+    Truncate {
+        inode: Inode,
+        size: u64,
+    },
     /// Of a file or a directory.
-    Sync { inode: Inode },
-    Rename { directory: Inode, from: String, to: String, inode: Inode },
-    Remove { directory: Inode, name: String },
+    Sync {
+        inode: Inode,
+    },
+    Rename {
+        directory: Inode,
+        from: String,
+        to: String,
+        inode: Inode,
+    },
+    Remove {
+        directory: Inode,
+        name: String,
+    },
 }
 
 impl Action {

@@ -75,7 +75,8 @@ pub fn parse(text: &str, first_line: usize) -> Result<Vec<Call>, TraceError> {
         };
         let Some((call, result)) = whole.rsplit_once(" = ") else { return Err(failed("no result")) };
         // Failed, or never ended because its process did.
-        let Some(result) = self::number(result.split(' ').next().unwrap_or_default()).filter(|result| *result >= 0) else {
+        let Some(result) = self::number(result.split(' ').next().unwrap_or_default()).filter(|result| *result >= 0)
+        else {
             continue;
         };
         let (name, arguments) = call.trim_end().split_once('(').ok_or_else(|| failed("no arguments"))?;
@@ -162,7 +163,9 @@ mod tests {
 
     #[test]
     fn pieces_of_a_vector_are_one() {
-        let call = one(r#"7  1.000000 writev(9, [{iov_base="\x61", iov_len=1}, {iov_base="", iov_len=0}, {iov_base="\x62\x63", iov_len=2}], 3) = 3"#);
+        let call = one(
+            r#"7  1.000000 writev(9, [{iov_base="\x61", iov_len=1}, {iov_base="", iov_len=0}, {iov_base="\x62\x63", iov_len=2}], 3) = 3"#,
+        );
         assert_eq!(call.arguments[1], Argument::Vector(b"abc".to_vec()));
         assert_eq!(call.arguments.len(), 3);
     }
@@ -175,7 +178,10 @@ mod tests {
         )
         .expect("understood");
         assert_eq!((calls[0].name.as_str(), calls[0].began, calls[0].ended), ("close", 101, 101));
-        assert_eq!((calls[1].name.as_str(), calls[1].began, calls[1].ended, calls[1].at), ("fsync", 100, 102, 1_000_009));
+        assert_eq!(
+            (calls[1].name.as_str(), calls[1].began, calls[1].ended, calls[1].at),
+            ("fsync", 100, 102, 1_000_009)
+        );
         assert_eq!(calls[1].arguments, [Argument::Number(3)]);
     }
 
