@@ -189,29 +189,37 @@ fn left(durable: &Content, pending: &[&Change], loss: Loss, dice: &mut StdRng) -
     content
 }
 
+/// A journal keeps what it says of sizes in order, and no file system brings back what a truncation took: a page comes from
+/// between the last truncation that reached it and the moment of the loss.
 fn scattered(durable: &Content, pending: &[&Change], dice: &mut StdRng) -> Content {
+    let newest = dice.random_range(0..=pending.len());
     let mut moments = vec![durable.clone()];
     let mut touched = BTreeSet::new();
-    for change in pending {
-        let mut next = moments[moments.len() - 1].clone();
-        apply(change, &mut next);
+    let mut truncations = Vec::new();
+    for (number, change) in pending[..newest].iter().enumerate() {
+        let before = &moments[number];
+        let mut after = before.clone();
+        apply(change, &mut after);
         match change {
             Change::Write(offset, data) => touched.extend(offset / PAGE..(offset + data.len() as u64).div_ceil(PAGE)),
             Change::Truncate(size) => {
-                touched.extend(moments[moments.len() - 1].pages.range(size / PAGE..).map(|(page, _)| *page));
+                touched.extend(before.pages.range(size / PAGE..).map(|(page, _)| *page));
+                truncations.push((number + 1, *size));
             }
             Change::Allocate(_) => {}
         }
-        moments.push(next);
+        moments.push(after);
     }
+    let mut moment = |since: usize| &moments[dice.random_range(since..=newest)];
     let mut content = durable.clone();
     for page in touched {
-        match moments[dice.random_range(0..moments.len())].pages.get(&page) {
+        let reached = truncations.iter().rev().find(|(_, size)| size / PAGE <= page);
+        match moment(reached.map_or(0, |(number, _)| *number)).pages.get(&page) {
             Some(bytes) => drop(content.pages.insert(page, Arc::clone(bytes))),
             None => drop(content.pages.remove(&page)),
         }
     }
-    let size = moments[dice.random_range(0..moments.len())].size;
+    let size = moment(truncations.last().map_or(0, |(number, _)| *number)).size;
     // What is beyond the end is gone, not hidden.
     content.size = u64::MAX;
     content.resize(size);
@@ -288,5 +296,21 @@ mod tests {
             let is_chance = matches!(loss, Loss::Torn | Loss::Zeroed | Loss::Scattered);
             assert_eq!(lengths.len() > 1, is_chance, "{loss:?}: {lengths:?}");
         }
+    }
+
+    #[test]
+    fn what_a_truncation_took_is_not_mixed_with_what_came_later() {
+        let mut durable = Content::default();
+        durable.write(0, &[b'o'; 2 * PAGE as usize]);
+        let pending = [Change::Truncate(0), Change::Write(0, Arc::new(vec![b'n'; 2 * PAGE as usize]))];
+        let pending: Vec<&Change> = pending.iter().collect();
+        let mut seen = BTreeSet::new();
+        for seed in 0..200 {
+            let content = scattered(&durable, &pending, &mut StdRng::seed_from_u64(seed));
+            let bytes: BTreeSet<u8> = content.pages.values().flat_map(|page| page.iter().copied()).collect();
+            assert!(!(bytes.contains(&b'o') && bytes.contains(&b'n')), "old and new bytes at once");
+            seen.insert((content.size, bytes));
+        }
+        assert!(seen.len() >= 3, "{seen:?}");
     }
 }
