@@ -62,6 +62,11 @@ pub fn parse(text: &str, first_line: usize) -> Result<Vec<Call>, TraceError> {
         if rest.starts_with("+++") || rest.starts_with("---") {
             continue;
         }
+        // Its process was killed in it: whether anything became of it is not known, so nothing is promised by it.
+        if rest.ends_with("= ?") || rest.ends_with("= ? <unavailable>") {
+            unfinished.remove(thread);
+            continue;
+        }
         let (began, whole) = if let Some(begun) = rest.strip_suffix("<unfinished ...>") {
             unfinished.insert(thread, (number, begun.trim_end().to_owned()));
             continue;
@@ -74,7 +79,7 @@ pub fn parse(text: &str, first_line: usize) -> Result<Vec<Call>, TraceError> {
             (number, rest.to_owned())
         };
         let Some((call, result)) = whole.rsplit_once(" = ") else { return Err(failed("no result")) };
-        // Failed, or never ended because its process did.
+        // Failed.
         let Some(result) = self::number(result.split(' ').next().unwrap_or_default()).filter(|result| *result >= 0)
         else {
             continue;
@@ -189,7 +194,7 @@ mod tests {
     fn failed_calls_signals_and_ends_are_passed_over() {
         let text = "7  1.000001 unlink(\"\\x61\") = -1 ENOENT (No such file or directory)\n\
                     7  1.000001 --- SIGCHLD {si_signo=SIGCHLD} ---\n7  1.000001 +++ exited with 0 +++\n\
-                    7  1.000001 close(3) = ?\n";
+                    7  1.000001 close(3) = ?\n7  1.000001 <... ???? resumed>) = ?\n";
         assert_eq!(parse(text, 0).expect("understood"), []);
     }
 
