@@ -1,0 +1,257 @@
+//! A real castd under strace through three lives, one client load of all kinds of writes, and what the client was told when.
+
+use crate::recording::{Recorder, Step};
+use crate::trace::{self, Micros, TRACED};
+use etcd_client::{Client, CompactionOptions, PutOptions, Txn, TxnOp};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use rustix::process::{Pid, Signal, kill_process};
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+pub const OPERATIONS: usize = 2_000;
+const WORKERS: usize = 4;
+const KEYS: usize = 40;
+const LEASE_TTL_SECS: i64 = 100_000;
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// What a revision did: a key's new value and lease, or its end.
+pub type Writes = BTreeMap<Vec<u8>, Option<(Vec<u8>, i64)>>;
+
+#[derive(Clone, Debug)]
+pub enum Deed {
+    Wrote { revision: i64, writes: Writes },
+    Granted { lease: i64 },
+    Revoked { lease: i64 },
+    Compacted { revision: i64 },
+}
+
+/// Something that a client was told was done, and when it knew.
+#[derive(Clone, Debug)]
+pub struct Promise {
+    pub at: Micros,
+    pub deed: Deed,
+}
+
+#[derive(Clone)]
+pub struct Recording {
+    pub steps: Vec<Step>,
+    /// In the order in which they were made.
+    pub promises: Vec<Promise>,
+}
+
+fn now() -> Micros {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_micros() as Micros)
+}
+
+pub fn strace_works() -> bool {
+    let tried = Command::new("strace").args(["-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
+    tried.is_ok_and(|status| status.success())
+}
+
+/// The flags that a recorded member and one that opens its images share.
+pub fn flags(storage: &str, data: &Path, client_port: u16, peer_port: u16) -> Vec<String> {
+    let (client, peer) = (format!("http://127.0.0.1:{client_port}"), format!("http://127.0.0.1:{peer_port}"));
+    vec![
+        "--name=m1".to_owned(),
+        format!("--data-dir={}", data.display()),
+        format!("--storage={storage}"),
+        format!("--listen-client-urls={client}"),
+        format!("--advertise-client-urls={client}"),
+        format!("--listen-peer-urls={peer}"),
+        format!("--initial-advertise-peer-urls={peer}"),
+        format!("--initial-cluster=m1={peer}"),
+        "--heartbeat-interval=10".to_owned(),
+        "--election-timeout=100".to_owned(),
+        // Small, so that the log is cut many times.
+        "--snapshot-count=150".to_owned(),
+        "--snapshot-catchup-entries=50".to_owned(),
+    ]
+}
+
+struct Life {
+    /// castd itself: strace is its child.
+    process: Child,
+    trace: PathBuf,
+}
+
+impl Life {
+    fn begin(storage: &str, base: &Path, ports: (u16, u16), number: usize) -> Life {
+        let trace = base.join(format!("trace-{number}"));
+        let log = std::fs::File::create(base.join(format!("log-{number}"))).expect("a log file");
+        let mut command = Command::new("strace");
+        command.args(["-D", "-f", "-ttt", "-xx", "-s", "100000000", "-o"]).arg(&trace);
+        // Not every processor has all of them.
+        let traced: Vec<String> = TRACED.split(',').map(|name| format!("?{name}")).collect();
+        command.arg(format!("--trace={}", traced.join(","))).arg(env!("CARGO_BIN_EXE_castd"));
+        command.args(flags(storage, &base.join("root/data"), ports.0, ports.1));
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ETCD")) {
+            command.env_remove(name);
+        }
+        command.env_remove("NOTIFY_SOCKET").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        Life { process: command.spawn().expect("strace can be run"), trace }
+    }
+
+    /// Ends it, and waits for the last line of its trace.
+    fn end(mut self, signal: Signal) -> String {
+        let pid = self.process.id();
+        kill_process(Pid::from_child(&self.process), signal).expect("a running child can be signalled");
+        self.process.wait().expect("a child can be waited for");
+        let last_word = format!("{pid} ");
+        let began = Instant::now();
+        loop {
+            let text = std::fs::read_to_string(&self.trace).expect("the trace is text");
+            let last = text.lines().rev().find(|line| line.starts_with(&last_word));
+            if last.is_some_and(|line| line.contains("+++ ")) {
+                return text;
+            }
+            assert!(began.elapsed() < READY_WITHIN, "strace has not ended");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+async fn connect(url: &str) -> Client {
+    let began = Instant::now();
+    loop {
+        if let Ok(mut client) = Client::connect([url], None).await
+            && client.put("ready", "", None).await.is_ok()
+        {
+            return client;
+        }
+        assert!(began.elapsed() < READY_WITHIN, "castd does not serve under strace");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+struct Worker {
+    client: Client,
+    number: usize,
+    dice: StdRng,
+    leases: Vec<i64>,
+    promises: Vec<Promise>,
+}
+
+impl Worker {
+    fn key(&mut self) -> Vec<u8> {
+        format!("w{}/{}", self.number, self.dice.random_range(0..KEYS)).into_bytes()
+    }
+
+    fn value(&mut self) -> Vec<u8> {
+        // Now and then larger than several pages.
+        let length = if self.dice.random_ratio(1, 30) { 20_000 } else { self.dice.random_range(1..600) };
+        (0..length).map(|_| self.dice.random()).collect()
+    }
+
+    fn promise(&mut self, deed: Deed) {
+        self.promises.push(Promise { at: now(), deed });
+    }
+
+    async fn operation(&mut self) -> Result<(), etcd_client::Error> {
+        let (key, value) = (self.key(), self.value());
+        match self.dice.random_range(0..100) {
+            0..60 => {
+                let lease = match self.leases.last() {
+                    Some(lease) if self.dice.random_ratio(1, 5) => *lease,
+                    _ => 0,
+                };
+                let options = (lease != 0).then(|| PutOptions::new().with_lease(lease));
+                let answer = self.client.put(key.clone(), value.clone(), options).await?;
+                let revision = answer.header().map_or(0, |header| header.revision());
+                self.promise(Deed::Wrote { revision, writes: [(key, Some((value, lease)))].into() });
+            }
+            60..80 => {
+                let other = format!("w{}/always", self.number).into_bytes();
+                let gone = self.key();
+                let (put, also) = (TxnOp::put(other.clone(), value.clone(), None), TxnOp::delete(gone.clone(), None));
+                let answer = self.client.txn(Txn::new().and_then([put, also])).await?;
+                let revision = answer.header().map_or(0, |header| header.revision());
+                let writes = [(other, Some((value, 0))), (gone, None)].into();
+                self.promise(Deed::Wrote { revision, writes });
+            }
+            80..90 => {
+                let answer = self.client.delete(key.clone(), None).await?;
+                let revision = answer.header().map_or(0, |header| header.revision());
+                if answer.deleted() > 0 {
+                    self.promise(Deed::Wrote { revision, writes: [(key, None)].into() });
+                }
+            }
+            90..97 => {
+                let lease = self.client.lease_grant(LEASE_TTL_SECS, None).await?.id();
+                self.leases.push(lease);
+                self.promise(Deed::Granted { lease });
+            }
+            97..99 if self.leases.len() > 1 => {
+                // Nothing hangs on it: with keys, it would be a revision that nobody is told of.
+                let lease = self.client.lease_grant(LEASE_TTL_SECS, None).await?.id();
+                self.promise(Deed::Granted { lease });
+                self.client.lease_revoke(lease).await?;
+                self.promise(Deed::Revoked { lease });
+            }
+            _ => {
+                let newest = self.promises.iter().rev().find_map(|promise| match promise.deed {
+                    Deed::Wrote { revision, .. } => Some(revision),
+                    _ => None,
+                });
+                let Some(revision) = newest else { return Ok(()) };
+                let options = CompactionOptions::new().with_physical();
+                // Another worker may have been further.
+                if self.client.compact(revision, Some(options)).await.is_ok() {
+                    self.promise(Deed::Compacted { revision });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn load(url: &str, operations: usize, seed: u64) -> Vec<Promise> {
+    let mut promises = Vec::new();
+    let mut ready = connect(url).await;
+    let answer = ready.put("ready", "", None).await.expect("it serves");
+    let revision = answer.header().map_or(0, |header| header.revision());
+    // Before it others may have been made, each alike: `ready` is not compared.
+    promises.push(Promise { at: now(), deed: Deed::Wrote { revision, writes: Writes::new() } });
+    let mut workers = tokio::task::JoinSet::new();
+    for number in 0..WORKERS {
+        let client = connect(url).await;
+        let dice = StdRng::seed_from_u64(seed * WORKERS as u64 + number as u64);
+        let mut worker = Worker { client, number, dice, leases: Vec::new(), promises: Vec::new() };
+        workers.spawn(async move {
+            for _ in 0..operations / WORKERS {
+                worker.operation().await.expect("nothing is wrong with this member");
+            }
+            worker.promises
+        });
+    }
+    promises.extend(workers.join_all().await.into_iter().flatten());
+    promises
+}
+
+/// Records a member that keeps its state in `storage`, in a directory of its own.
+pub fn record(storage: &str) -> Recording {
+    let base = tempfile::Builder::new().prefix("castd-images-").tempdir().expect("a temporary directory");
+    let root = base.path().join("root");
+    std::fs::create_dir(&root).expect("a directory");
+    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    let [client, peer] = listeners.each_ref().map(|it| it.local_addr().expect("it is bound").port());
+    drop(listeners);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let mut recorder = Recorder::new(root.to_str().expect("UTF-8"));
+    let mut promises = Vec::new();
+    let mut lines = 0;
+    for (number, signal) in [Signal::KILL, Signal::TERM, Signal::KILL].into_iter().enumerate() {
+        let life = Life::begin(storage, base.path(), (client, peer), number);
+        let url = format!("http://127.0.0.1:{client}");
+        promises.extend(runtime.block_on(load(&url, OPERATIONS.div_ceil(3) + WORKERS, number as u64)));
+        let text = life.end(signal);
+        let calls = trace::parse(&text, lines).unwrap_or_else(|error| panic!("{error}"));
+        recorder.record(&calls).unwrap_or_else(|error| panic!("{error}"));
+        lines += text.lines().count();
+    }
+    promises.sort_by_key(|promise| promise.at);
+    Recording { steps: recorder.steps, promises }
+}
