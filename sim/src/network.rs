@@ -44,6 +44,8 @@ pub struct Connection {
 pub struct Packet {
     pub way: Way,
     pub attempt: u64,
+    /// The life of the receiver that it was sent to.
+    pub to_boot: u64,
     pub lane: PeerLane,
     pub envelope: Box<PeerEnvelope>,
 }

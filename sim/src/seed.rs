@@ -136,9 +136,9 @@ impl Plan {
             transit: *dice.pick(&[50, 200, 500, 2_000].map(Duration::from_micros)),
             fsync: *dice.pick(&[50, 200, 1_000, 5_000].map(Duration::from_micros)),
             loss: if dice.chance(200) { dice.between(1, 100) as u32 } else { 0 },
-            duplication: if dice.chance(200) { dice.between(1, 200) as u32 } else { 0 },
+            duplication: if dice.chance(300) { dice.between(1, 200) as u32 } else { 0 },
             reorders: dice.chance(300),
-            strays: dice.chance(400),
+            strays: dice.chance(500),
             clock_error: *dice.pick(&[0, 1_000, 100_000]),
             mix: Mix {
                 put: dice.between(1, 10),

@@ -85,36 +85,40 @@ impl World {
         envelope: Box<PeerEnvelope>,
     ) {
         let Some(receiver) = self.place_of_member(to) else { return };
-        let packet = Packet { way: (place, receiver), attempt, lane, envelope };
+        let way = (place, receiver);
+        let Some(connection) = self.network.connection(way).filter(|it| it.attempt == attempt) else { return };
+        let packet = Packet { way, attempt, to_boot: connection.to_boot, lane, envelope };
         let mut arrivals = self.network.send(self.now, &packet, &mut self.network_dice);
         let Some(last) = arrivals.pop() else { return };
         for at in arrivals {
-            let Packet { way, attempt, lane, ref envelope } = packet;
-            let envelope = envelope.clone();
-            self.queue.put(at, Event::Packet(Packet { way, attempt, lane, envelope }));
+            let envelope = packet.envelope.clone();
+            self.queue.put(at, Event::Packet(Packet { envelope, ..packet }));
         }
         self.queue.put(last, Event::Packet(packet));
     }
 
     pub(super) fn arrive(&mut self, packet: Packet) {
-        let Packet { way, attempt, envelope, .. } = packet;
+        let Packet { way, attempt, to_boot, envelope, .. } = packet;
         let (from, to) = way;
-        let open = self.network.connection(way).filter(|it| it.attempt == attempt);
-        let open = open.filter(|connection| self.is_running(to, connection.to_boot));
-        if self.network.is_cut(way) || (open.is_none() && !self.plan.strays) {
+        // What was on its way when its sender ended arrives all the same; what was for another life of the receiver does not,
+        // unless somebody in between has kept it.
+        let is_for_this_life = self.is_running(to, to_boot);
+        if self.network.is_cut(way) || self.members[to].running.is_none() || !(is_for_this_life || self.plan.strays) {
             self.network.lost += 1;
             return;
         }
-        if open.is_none() {
-            self.checks.summary.count("a packet outlived its connection");
+        if !is_for_this_life {
+            self.checks.summary.count("a packet was for another life");
         }
-        let sender = self.members[from].id;
+        // Another one may be in its place by now.
+        let sender = MemberId(envelope.identity.as_ref().map_or(0, |identity| identity.from));
         self.trace.note(self.now, Some(self.members[to].id), Line::Arrives { from: sender.0 });
         let mut taken = Ok(());
         self.act(to, |_, around| {
             taken = peer_links::take_in(*envelope, sender, around);
             Ok(())
         });
+        let open = self.network.connection(way).filter(|it| it.attempt == attempt);
         if let (Err(refusal), Some(connection)) = (taken, open) {
             self.network.close(way, attempt);
             let peer = self.members[to].id;
