@@ -12,6 +12,7 @@
 use crate::actors::peer_links::{LinkChanged, LinkRefused};
 use crate::actors::raft_node::PeerUnreachable;
 use crate::ids::MemberId;
+use crate::membership::urls::Url;
 use crate::peer::guard::Refusal;
 use crate::peer::lane::{Closed, Event, LaneMetrics, LaneTask};
 use crate::peer::outbox::{Item, Outbox};
@@ -23,6 +24,7 @@ use crate::telemetry::clock::Clock;
 use crate::telemetry::metrics::Metrics;
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, Recipient};
 use castd_proto::castdpb::PeerLane;
+use parking_lot::Mutex;
 use prometheus::{IntCounter, IntGauge};
 use raft::eraftpb;
 use slog::{Logger, info, warn};
@@ -37,7 +39,8 @@ pub struct Carry {
     pub requests: Vec<ForwardedProposal>,
 }
 
-/// Command: the peer is reached at these URLs from now on.
+/// Command: the peer is reached at these URLs from now on. What is open stays so: a member is told of its new address before it
+/// is there, and has to be heard until then (etcd keeps its streams, too).
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Redial {
@@ -76,7 +79,8 @@ struct LinkMetrics {
 
 pub struct PeerLink {
     peer: MemberId,
-    urls: Vec<String>,
+    /// Shared with the tasks of the lanes.
+    urls: Arc<Mutex<Vec<Url>>>,
     settings: Arc<PeerSettings>,
     link_changed: Recipient<LinkChanged>,
     link_refused: Recipient<LinkRefused>,
@@ -127,7 +131,7 @@ impl PeerLink {
         let lanes = [lane(), lane()];
         PeerLink {
             peer,
-            urls,
+            urls: Arc::new(Mutex::new(parsed(&urls))),
             settings,
             link_changed,
             link_refused,
@@ -154,7 +158,7 @@ impl PeerLink {
         let task = LaneTask {
             peer: self.peer,
             lane,
-            urls: parsed(&self.urls),
+            urls: Arc::clone(&self.urls),
             settings: Arc::clone(&self.settings),
             clock: self.clock,
             metrics: self.metrics.lane.clone(),
@@ -317,12 +321,11 @@ impl Handler<Redial> for PeerLink {
     type Result = ();
 
     fn handle(&mut self, redial: Redial, context: &mut Self::Context) {
-        self.urls = redial.urls;
+        *self.urls.lock() = parsed(&redial.urls);
         for lane in [PeerLane::Urgent, PeerLane::Bulk] {
-            if self.lane(lane).outbox.is_some() {
-                self.tell_unreachable(lane);
+            if self.lane(lane).outbox.is_none() {
+                self.dial(lane, context);
             }
-            self.dial(lane, context);
         }
     }
 }

@@ -4,7 +4,6 @@
 
 use crate::cast::{Identity, Published};
 use crate::ids::MemberId;
-use crate::membership::urls::Url;
 use crate::peer::dial::{Client, DialError, Dialled, dial};
 use crate::peer::identity_to;
 use crate::peer::roster::Roster;
@@ -30,8 +29,7 @@ pub struct PeerCalls {
     own: Identity,
     roster: Published<Roster>,
     open_timeout: Duration,
-    /// With the URL that each leads to.
-    open: Arc<Mutex<BTreeMap<MemberId, (Url, Dialled)>>>,
+    open: Arc<Mutex<BTreeMap<MemberId, Dialled>>>,
 }
 
 impl PeerCalls {
@@ -51,8 +49,7 @@ impl PeerCalls {
     /// When the member is unknown, or cannot be reached at any of its URLs.
     pub async fn client(&self, to: MemberId) -> Result<Client, CallError> {
         let urls = self.roster.load().urls(to).ok_or(CallError::UnknownMember(to))?;
-        let is_good = |(url, dialled): &&(Url, Dialled)| !dialled.is_closed() && urls.contains(url);
-        if let Some((_, dialled)) = self.open.lock().get(&to).filter(is_good) {
+        if let Some(dialled) = self.open.lock().get(&to).filter(|dialled| !dialled.is_closed()) {
             return Ok(dialled.client());
         }
         let mut failure = CallError::NoUrl(to);
@@ -63,8 +60,8 @@ impl PeerCalls {
                     let mut open = self.open.lock();
                     // Those who have left are forgotten when somebody new is met.
                     let roster = self.roster.load();
-                    open.retain(|member, (_, dialled)| roster.knows(*member) && !dialled.is_closed());
-                    open.insert(to, (url.clone(), dialled));
+                    open.retain(|member, dialled| roster.knows(*member) && !dialled.is_closed());
+                    open.insert(to, dialled);
                     return Ok(client);
                 }
                 Err(error) => failure = error.into(),

@@ -77,7 +77,8 @@ pub struct LaneMetrics {
 pub struct LaneTask {
     pub peer: MemberId,
     pub lane: PeerLane,
-    pub urls: Vec<Url>,
+    /// Where the peer is. May change; a connection that is open stays.
+    pub urls: Arc<Mutex<Vec<Url>>>,
     pub settings: Arc<PeerSettings>,
     pub clock: Clock,
     pub metrics: LaneMetrics,
@@ -89,10 +90,11 @@ impl LaneTask {
         let seed = self.settings.identity.member.0 ^ self.peer.0.rotate_left(32) ^ self.clock.now().as_nanos() as u64;
         let mut pauses = Pauses::new(self.settings.pause_max(), seed);
         loop {
-            if self.urls.is_empty() {
+            let urls = self.urls.lock().clone();
+            if urls.is_empty() {
                 tell(Event::Closed { reason: Closed::NoUrl, was_open: false, url: String::new() });
             }
-            for url in &self.urls {
+            for url in &urls {
                 let mut opened_at = None;
                 let opened = |outbox| {
                     opened_at = Some(self.clock.now());

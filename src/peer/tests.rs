@@ -15,6 +15,7 @@ use crate::membership::urls::Url;
 use crate::telemetry::clock::Clock;
 use castd_proto::castdpb::{PeerEnvelope, PeerHashKvRequest, PeerMessage, PeerMessageType, SnapshotPart};
 use raft::eraftpb::MessageType;
+use std::sync::Arc;
 use std::time::Duration;
 use tonic::{Code, Status};
 
@@ -444,7 +445,7 @@ async fn a_peer_that_takes_the_connection_and_says_nothing_is_given_up() {
     let task = LaneTask {
         peer: B,
         lane: PeerLane::Urgent,
-        urls: vec![url],
+        urls: Arc::new(parking_lot::Mutex::new(vec![url])),
         settings: std::sync::Arc::new(ends::settings(Identity { cluster: ClusterId(1), member: A })),
         clock: Clock::start(),
         metrics: LaneMetrics {

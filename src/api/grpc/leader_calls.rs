@@ -21,6 +21,7 @@ use castd_proto::castdpb::{
     PeerTimeLeftRequest, PeerTimeLeftResponse,
 };
 use castd_proto::etcdserverpb as pb;
+use std::error::Error as _;
 use std::time::Duration;
 use tonic::{Code, Request, Status};
 
@@ -96,7 +97,7 @@ impl Edge {
         let limit = self.settings.election_timeout.max(Duration::from_secs(1));
         let answer = tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| Err(Status::unavailable("no answer")));
         answer.inspect_err(|status| {
-            if status.code() == Code::Unavailable {
+            if status.code() == Code::Unavailable || is_of_transport(status) {
                 calls.give_up(leader);
             }
         })
@@ -107,7 +108,13 @@ impl Edge {
 fn may_change(status: &Status) -> bool {
     let not_leader = Status::from(RequestError::NotLeader);
     matches!(status.code(), Code::Unavailable | Code::Cancelled)
+        || is_of_transport(status)
         || (status.code(), status.message()) == (not_leader.code(), not_leader.message())
+}
+
+/// The connection ended with the question on it: tonic makes up a status, with the reason behind it, which no peer's has.
+fn is_of_transport(status: &Status) -> bool {
+    status.source().is_some()
 }
 
 /// LeaseKeepAlive, answered with the time to live.
@@ -190,5 +197,21 @@ impl Promotes for Edge {
     async fn promote(&self, request: PeerPromoteRequest) -> Result<PeerPromoteResponse, Status> {
         let call = Promotion { member: MemberId(request.member_id), span: SpanContext::default() };
         Ok(PeerPromoteResponse { members: call.ask_here(self).await? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_of_a_peer_is_final_and_a_lost_connection_is_not() {
+        let answers = [Status::not_found("etcdserver: requested lease not found"), Status::unknown("etcdserver: x")];
+        assert!(answers.iter().all(|status| !may_change(status)));
+        let lost = Status::from_error(Box::new(std::io::Error::other("connection reset")));
+        assert_eq!((lost.code(), may_change(&lost)), (Code::Unknown, true));
+        assert!(
+            may_change(&Status::unavailable("etcdserver: no leader")) && may_change(&RequestError::NotLeader.into())
+        );
     }
 }

@@ -72,7 +72,7 @@ async fn a_lease_whose_leader_dies_ends_neither_early_nor_a_life_late(setup: Set
     let (asked, other) = (cluster.servers[leader].api(), cluster.servers[(leader + 1) % 3].api());
     lease_a_key(&asked, 1, TTL.as_secs() as i64, "leased").await;
     let mut watcher = other.watch_stream();
-    watcher.create(watch("leased", "")).await;
+    watcher.create(castd_proto::etcdserverpb::WatchCreateRequest { start_revision: 3, ..watch("leased", "") }).await;
     let asked_at = Instant::now();
     assert_eq!(other.keep_alive(1).await.expect("kept"), TTL.as_secs() as i64);
     let answered_at = Instant::now();

@@ -142,14 +142,18 @@ async fn who_waits_for_a_member_that_is_removed_is_told_at_once(setup: Setup) {
 
 async fn a_member_moves_to_another_peer_url(setup: Setup) {
     let mut cluster = Cluster::start(&setup, 3);
-    let api = cluster.servers[0].api();
-    let id = own_id(&cluster.servers[2].api()).await;
+    let moving = cluster.servers[2].api();
+    let id = own_id(&moving).await;
+    let old = cluster.servers[2].setup.clone();
+    let new = old.clone().ports(Ports { peer: Ports::free().peer, ..old.ports });
+    // It says so itself, and is heard where it is until it goes.
+    let members = moving.update(id, &new.peer_url()).await.expect("updated");
+    assert!(members.iter().any(|member| member.id == id && member.peer_urls == [new.peer_url()]));
+    for write in 0..20 {
+        moving.put(&format!("before/{write}"), "v").await;
+    }
     cluster.servers[2].stop();
-    let ports = Ports { peer: Ports::free().peer, ..cluster.servers[2].setup.ports };
-    cluster.servers[2].setup = cluster.servers[2].setup.clone().ports(ports);
-    let moved = cluster.servers[2].setup.peer_url();
-    let members = api.update(id, &moved).await.expect("updated");
-    assert!(members.iter().any(|member| member.id == id && member.peer_urls == [moved.clone()]));
+    cluster.servers[2].setup = new;
     cluster.servers[2].restart();
     // Without the first it takes the one that moved.
     cluster.servers[0].kill();

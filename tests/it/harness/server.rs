@@ -291,8 +291,13 @@ impl Server {
         self.process.as_ref().expect("it is running").id()
     }
 
+    /// A process that is to stop stands still when this returns: where others are at work, its threads go on for a while.
     pub fn signal(&mut self, signal: Signal) {
         kill_process(Pid::from_child(self.process()), signal).expect("a running child can be signalled");
+        if signal == Signal::STOP {
+            let process = self.pid();
+            wait_until("its threads stand still", STOPPED_WITHIN, || stands_still(process));
+        }
     }
 
     /// Waits until it has ended by itself.
@@ -362,4 +367,13 @@ impl Drop for Server {
             }
         }
     }
+}
+
+/// Whether all threads of the process are stopped, as the kernel tells.
+fn stands_still(process: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).expect("it has not ended");
+    threads.flatten().filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok()).all(|stat| {
+        let state = stat.rsplit(") ").next().and_then(|fields| fields.chars().next());
+        matches!(state, Some('T' | 't'))
+    })
 }
