@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 /// Of each of the four set-ups: a quarter of what is asked for in all.
 const ROUNDS_MIN: usize = 15;
 const ANSWERED_MIN: usize = 75_000;
+/// What a load counts as answered, with what its leases ask, which is not judged as an operation.
+const ANSWERED_IN_ALL: usize = ANSWERED_MIN + ANSWERED_MIN / 20;
 /// Should never be needed; what has not been reached by then is a failure.
 const TIME_MAX: Duration = Duration::from_secs(420);
 const CLIENTS: usize = 12;
@@ -45,10 +47,10 @@ fn campaign(storages: [Storage; 3]) {
         let started = Instant::now();
         let mut rounds: BTreeMap<Fault, usize> = BTreeMap::new();
         let mut count = 0;
-        while count < ROUNDS_MIN || load.answered() < ANSWERED_MIN {
+        while count < ROUNDS_MIN || load.answered() < ANSWERED_IN_ALL {
             assert!(
                 started.elapsed() < TIME_MAX,
-                "{count} rounds and {} requests in {TIME_MAX:?}, asked for were {ROUNDS_MIN} and {ANSWERED_MIN}",
+                "{count} rounds and {} requests in {TIME_MAX:?}, asked for were {ROUNDS_MIN} and {ANSWERED_IN_ALL}",
                 load.answered()
             );
             let before = load.answered();
