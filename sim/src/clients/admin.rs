@@ -66,7 +66,7 @@ impl Reconfigurer {
             return match dice.below(10) {
                 _ if is_nobody => Ask::RemoveMember { id: id(learner) },
                 0 | 1 => Ask::RemoveMember { id: id(learner) },
-                2..5 => update(learner, dice),
+                2..5 => update(learner, dice, desk),
                 _ => Ask::Promote { id: id(learner) },
             };
         }
@@ -74,7 +74,7 @@ impl Reconfigurer {
         let wants_more = voters.len() < desk.plan.storages.len().max(3);
         match dice.below(10) {
             0 => Ask::MoveLeader { to: id(some) },
-            1 => update(some, dice),
+            1 => update(some, dice, desk),
             2 => {
                 self.nobodies += 1;
                 Ask::AddMember { peer_url: network::url_of_nobody(self.nobodies), is_learner: true }
@@ -106,9 +106,10 @@ impl Reconfigurer {
     }
 }
 
-/// It is reached under another name, or the same.
-fn update(member: &pb::Member, dice: &mut Dice) -> Ask {
-    let peer_url = network::place_of(&member.peer_urls).map_or_else(
+/// It is reached under another name, or the same: as long as nobody has started it, the next one may get its old name.
+fn update(member: &pb::Member, dice: &mut Dice, desk: &Desk<'_>) -> Ask {
+    let place = network::place_of(&member.peer_urls).filter(|place| desk.places.contains(place));
+    let peer_url = place.map_or_else(
         || member.peer_urls.first().cloned().unwrap_or_default(),
         |place| network::url(place, dice.below(5)),
     );
