@@ -44,7 +44,7 @@ bugs! {
     ProgressTooEarly,
     RepeatsEvents,
     KeepsCompactedWatchers,
-    ForgetsFutureWatchers,
+    MisplacesFutureWatchers,
     // lease
     StaleLeaderKeepsAlive,
     RenewsExpired,

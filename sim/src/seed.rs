@@ -22,15 +22,18 @@ pub enum Focus {
     Reads,
     /// Members that come back with entries of their own, get a snapshot in their place, and end in the middle of that.
     Snapshots,
+    /// Members that end in the middle of a write, above all of a vote, and are back at once.
+    Crashes,
 }
 
 impl Focus {
-    /// Half of the seeds have none.
+    /// Of a hundred seeds, forty have none.
     fn of(seed: u64) -> Option<Focus> {
-        match Dice::new(seed, "focus", 0).below(10) {
-            0 | 1 => Some(Focus::Leases),
-            2 => Some(Focus::Reads),
-            3 | 4 => Some(Focus::Snapshots),
+        match Dice::new(seed, "focus", 0).below(100) {
+            0..15 => Some(Focus::Leases),
+            15..25 => Some(Focus::Reads),
+            25..45 => Some(Focus::Snapshots),
+            45..60 => Some(Focus::Crashes),
             _ => None,
         }
     }
@@ -43,6 +46,9 @@ impl Focus {
             Focus::Reads => (&[SlowWay], &[Delay, LinkBreaks, SlowDisk, LeaderSleeps, Loss]),
             Focus::Snapshots => {
                 (&[LeaderForsaken, CrashAtInstall], &[OneWay, Split, LeaderAlone, CrashAtStep, StalledWatcher])
+            }
+            Focus::Crashes => {
+                (&[CrashAtVote, CrashBusy], &[CrashAtCandidacy, CrashSeveral, CrashAtStep, LeaderAlone, Split, Kill])
             }
         }
     }
@@ -142,7 +148,7 @@ impl Plan {
         let start = Duration::from_millis(500);
         let faults = faults::schedule(&mut Dice::new(seed, "faults", 0), &kinds, start, faults_end, pause, election);
         let clients = Clients {
-            keys: dice.between(2, 8) as usize,
+            keys: dice.between(2, 9) as usize,
             leases: if is_long { 4 } else { dice.below(4) as usize },
             watchers: dice.below(5) as usize,
             changes_members: dice.chance(400),
@@ -208,6 +214,10 @@ impl Plan {
                 // They wait for whoever sleeps.
                 clients.patience = Duration::from_secs(3);
                 self.turn = Duration::from_micros(*dice.pick(&[20, 200, 1_000]));
+            }
+            Some(Focus::Crashes) => {
+                self.pre_vote = dice.chance(300);
+                self.fsync = Duration::from_micros(*dice.pick(&[200, 1_000, 5_000]));
             }
             Some(Focus::Reads) => {
                 (clients.keys, clients.distinct_keys) = (8, dice.between(2, 4));

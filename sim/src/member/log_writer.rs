@@ -36,6 +36,9 @@ impl LogWriter {
                     around.mail(ToRaftNode::LogPersisted { number });
                 }
                 let ReplaceLog { number, position, conf_state, hard_state } = replace;
+                if around.disk.load()?.terms.last_index() > position.index.0 {
+                    around.checks.summary.count("a snapshot took the place of entries behind it");
+                }
                 around.disk.replace_log(&Install {
                     position,
                     conf_state,
