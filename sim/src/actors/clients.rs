@@ -153,7 +153,8 @@ impl Clients {
         let Some(cast) = self.casts.first() else { return Ok(()) };
         let permit_to_grant = permit(Rpc::LeaseGrant);
         let granted = cast.replicate(&permit_to_grant, raft_request::Op::LeaseGrant(grant), SpanContext::default());
-        if granted.await.is_err() {
+        let granted = tokio::time::timeout(PATIENCE, granted).await;
+        if granted.map_err(|_| format!("nobody answers a grant since {PATIENCE:?}"))?.is_err() {
             return Ok(());
         }
         let renewals: Vec<_> = (0..self.flood)
@@ -242,8 +243,10 @@ impl Watcher {
         let watcher = Watcher { place, told: Rc::clone(&told) };
         let hub = cast.watch_hub(&permit(Rpc::Watch)).clone();
         let (replies, receiver) = mpsc::unbounded_channel();
+        let opened =
+            tokio::time::timeout(PATIENCE, hub.send(OpenStream { replies, span: SpanContext::default() })).await;
         // The hub may have ended: then there is nothing to see.
-        let Ok(stream) = hub.send(OpenStream { replies, span: SpanContext::default() }).await else {
+        let Ok(stream) = opened.map_err(|_| format!("nobody opens a stream since {PATIENCE:?}"))? else {
             return Ok(watcher);
         };
         let request = pb::WatchCreateRequest {

@@ -120,7 +120,8 @@ impl Turns for Seat {
                 ending.turn -= 1;
             } else {
                 state.ending = None;
-                state.ended = Some(*place);
+                // One that is stuck is no excuse.
+                state.ended = (end != End::Stuck).then_some(*place);
                 drop(state);
                 return match end {
                     End::Gone => Turn::Never,
