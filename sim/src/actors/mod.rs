@@ -236,9 +236,9 @@ fn enter(script: &Script, place: usize, clock: Clock, stage: &Stage, lanes: &Lan
     let settings = storage::Settings::new(directory.path().join("data"), StorageKind::Memory);
     let data_dir = Arc::new(DataDir::prepare(settings, &mut |_| {}).map_err(|error| error.to_string())?);
     let backend: Arc<dyn Backend> = data_dir.open_backend().map_err(|error| error.to_string())?.backend;
-    let members: Vec<_> = (1..=script.members as u64)
-        .map(|member| recovery::initial_member(MemberId(member), &[format!("http://member-{member}:2380")]))
-        .collect();
+    // Without a URL, so that nobody dials: single questions to another member are refused at once.
+    let members: Vec<_> =
+        (1..=script.members as u64).map(|member| recovery::initial_member(MemberId(member), &[])).collect();
     let mut log_store = MemoryLog::new();
     recovery::begin(&mut log_store, &members).map_err(|error| error.to_string())?;
     let recovery::Recovered { machine, window } =
