@@ -55,7 +55,7 @@ pub struct Recording {
     pub ports: (u16, u16),
 }
 
-fn now() -> Micros {
+pub fn now() -> Micros {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_micros() as Micros)
 }
 
@@ -64,6 +64,7 @@ fn revision(header: Option<&ResponseHeader>) -> i64 {
 }
 
 pub fn strace_works() -> bool {
+    let _alone = SPAWNING.write().unwrap_or_else(PoisonError::into_inner);
     let tried = Command::new("strace").args(["-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
     tried.is_ok_and(|status| status.success())
 }
@@ -92,38 +93,50 @@ pub fn flags(storage: &str, data: &Path, (client_port, peer_port): (u16, u16)) -
 /// this process then.
 pub static SPAWNING: RwLock<()> = RwLock::new(());
 
-struct Life {
-    /// castd itself: strace is its child.
+/// strace, to which the program has to be added that it is to look at.
+pub fn traced(trace: &Path) -> Command {
+    let mut command = Command::new("strace");
+    command.args(["-D", "-f", "-ttt", "-xx", "-s", "100000000", "-o"]).arg(trace);
+    // Not every processor has all of them.
+    let calls: Vec<String> = TRACED.split(',').map(|name| format!("?{name}")).collect();
+    command.arg(format!("--trace={}", calls.join(",")));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+fn server(storage: &str, base: &Path, ports: (u16, u16), trace: &Path) -> Command {
+    let mut command = traced(trace);
+    command.arg(env!("CARGO_BIN_EXE_castd")).args(flags(storage, &base.join("root/data"), ports));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ETCD")) {
+        command.env_remove(name);
+    }
+    command.env_remove("NOTIFY_SOCKET");
+    command
+}
+
+pub struct Life {
+    /// The program itself: strace is its child.
     process: Child,
     trace: PathBuf,
 }
 
 impl Life {
-    fn begin(storage: &str, base: &Path, ports: (u16, u16), number: usize) -> Life {
-        let trace = base.join(format!("trace-{number}"));
-        let log = std::fs::File::create(base.join(format!("log-{number}"))).expect("a log file");
-        let mut command = Command::new("strace");
-        command.args(["-D", "-f", "-ttt", "-xx", "-s", "100000000", "-o"]).arg(&trace);
-        // Not every processor has all of them.
-        let traced: Vec<String> = TRACED.split(',').map(|name| format!("?{name}")).collect();
-        command.arg(format!("--trace={}", traced.join(","))).arg(env!("CARGO_BIN_EXE_castd"));
-        command.args(flags(storage, &base.join("root/data"), ports));
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ETCD")) {
-            command.env_remove(name);
-        }
-        command.env_remove("NOTIFY_SOCKET").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    pub fn begin(mut command: Command, trace: PathBuf) -> Life {
         let alone = SPAWNING.write().unwrap_or_else(PoisonError::into_inner);
         let process = command.spawn().expect("strace can be run");
         drop(alone);
         Life { process, trace }
     }
 
-    /// Ends it, and waits for the last line of its trace.
-    fn end(mut self, signal: Signal) -> String {
-        let pid = self.process.id();
+    fn end(self, signal: Signal) -> String {
         kill_process(Pid::from_child(&self.process), signal).expect("a running child can be signalled");
+        self.ended()
+    }
+
+    /// Waits for its end, and for the last line of its trace.
+    pub fn ended(mut self) -> String {
+        let last_word = format!("{} ", self.process.id());
         self.process.wait().expect("a child can be waited for");
-        let last_word = format!("{pid} ");
         let began = Instant::now();
         loop {
             let text = std::fs::read_to_string(&self.trace).expect("the trace is text");
@@ -135,6 +148,14 @@ impl Life {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// Between two lives: the next one finds below `root` what is left.
+pub fn power_failure(recorder: &mut Recorder, disk: &mut Disk, root: &Path, loss: Loss, line: usize) {
+    disk.step(recorder.power_failure(loss, line as u64, line, now()));
+    recorder.adopt(&disk.tree());
+    std::fs::remove_dir_all(root).and_then(|()| std::fs::create_dir(root)).expect("it can be emptied");
+    disk.store(root, Loss::Kept, &mut StdRng::seed_from_u64(0)).expect("an image can be written");
 }
 
 async fn connect(url: &str) -> Client {
@@ -283,7 +304,8 @@ pub fn record(storage: &str) -> Recording {
     let mut promises = Vec::new();
     let mut lines = 0;
     for (number, (signal, power)) in ENDS.into_iter().enumerate() {
-        let life = Life::begin(storage, base.path(), ports, number);
+        let trace = base.path().join(format!("trace-{number}"));
+        let life = Life::begin(server(storage, base.path(), ports, &trace), trace);
         let operations = OPERATIONS.div_ceil(ENDS.len()) + WORKERS;
         promises.extend(runtime.block_on(load(&url, operations, number as u64)));
         let text = life.end(signal);
@@ -293,10 +315,7 @@ pub fn record(storage: &str) -> Recording {
         lines += text.lines().count();
         recorder.steps[first..].iter().for_each(|step| disk.step(step));
         if let Some(loss) = power {
-            disk.step(recorder.power_failure(loss, number as u64, lines, now()));
-            recorder.adopt(&disk.tree());
-            std::fs::remove_dir_all(root.join("data")).expect("it can be removed");
-            disk.store(&root, Loss::Kept, &mut StdRng::seed_from_u64(0)).expect("an image can be written");
+            power_failure(&mut recorder, &mut disk, &root, loss, lines);
         }
     }
     promises.sort_by_key(|promise| promise.at);
