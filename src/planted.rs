@@ -28,6 +28,9 @@ bugs! {
     SkipsTermCheck,
     // raft::log::memory
     KeepsStaleSuffix,
+    // raft::log::verify
+    DropsDamagedSuffix,
+    TrustsThePageCache,
     // state
     AppliedIndexApart,
     StaleLeaderRevokes,
