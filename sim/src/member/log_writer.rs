@@ -81,7 +81,7 @@ impl LogWriter {
             around.mail(ToRaftNode::LogPersisted { number });
         }
         self.under_way = Some(number);
-        let after = around.disk_time();
+        let after = around.disk_time(1);
         around.out.push(Out::Later { after, job: Job::SyncLog });
         Ok(())
     }

@@ -150,6 +150,8 @@ pub struct Around<'a> {
     pub disk: &'a mut Disk,
     /// Its disk takes so many times as long as usual.
     pub disk_factor: u32,
+    /// For so much longer; then what is under way is soon done.
+    pub disk_slow_for: Duration,
     pub dice: &'a mut Dice,
     pub out: &'a mut Vec<Out>,
     pub checks: &'a mut Checks,
@@ -167,8 +169,10 @@ impl Around<'_> {
         self.out.push(Out::Edge { after, ticket, news });
     }
 
-    pub fn disk_time(&mut self) -> Duration {
-        self.dice.latency(self.settings.fsync) * self.disk_factor
+    /// How long so many writes take.
+    pub fn disk_time(&mut self, writes: u32) -> Duration {
+        let usual = self.dice.latency(self.settings.fsync) * writes;
+        (usual * self.disk_factor).min(self.disk_slow_for + usual)
     }
 
     pub fn note(&mut self, line: Line) {
@@ -204,8 +208,15 @@ pub struct Member {
 }
 
 impl Member {
-    pub fn found(id: MemberId, url: String, storage: Storage, clock: Clock, all: &[(MemberId, String)]) -> Self {
-        let mut disk = Disk::new(storage);
+    pub fn found(
+        id: MemberId,
+        url: String,
+        storage: Storage,
+        clock: Clock,
+        all: &[(MemberId, String)],
+        plan: &Plan,
+    ) -> Self {
+        let mut disk = Disk::new(storage, plan.files_of(id));
         let members: Vec<_> =
             all.iter().map(|(id, url)| recovery::initial_member(*id, std::slice::from_ref(url))).collect();
         disk.begin(|log| recovery::begin(log, &members)).expect("a working disk");
@@ -219,8 +230,9 @@ impl Member {
         storage: Storage,
         clock: Clock,
         others: Vec<(MemberId, Vec<String>)>,
+        plan: &Plan,
     ) -> Self {
-        let mut disk = Disk::new(storage);
+        let mut disk = Disk::new(storage, plan.files_of(id));
         disk.begin(|log| recovery::begin_joining(log)).expect("a working disk");
         Member::new(id, url, disk, clock, others)
     }
@@ -263,7 +275,9 @@ impl Member {
         self.boots += 1;
         let Turn { true_now, settings, .. } = turn;
         let started = self.clock.at(true_now);
-        if self.disk.load()?.pending_install.is_some() {
+        let loaded = self.disk.load()?;
+        turn.checks.summary.add_count("log writes lost in a crash", self.disk.take_writes_lost());
+        if loaded.pending_install.is_some() {
             turn.checks.summary.count("a boot with a pending install");
         }
         let rebuilt = self.disk.rebuilt;
@@ -353,6 +367,7 @@ impl Member {
             shared: &mut running.shared,
             disk: &mut self.disk,
             disk_factor: if true_now < self.slow_disk.1 { self.slow_disk.0 } else { 1 },
+            disk_slow_for: self.slow_disk.1.saturating_sub(true_now),
             dice,
             out,
             checks,

@@ -114,7 +114,7 @@ async fn resume_behind(cluster: Cluster, puts: i64, is_cut: bool) -> String {
     from_start.stream.ask_progress().await;
 
     if is_cut {
-        super::snapshots::is_cut(&cluster, cluster.leader_among(&ahead).await, gone + 1);
+        super::snapshots::is_cut(&cluster, cluster.leader_among(&ahead).await, gone + puts as u64 / 2);
     }
     cluster.mend();
     let mut resumed = Seen { stream: resumed, next: seen + 1, reports: 0 };
