@@ -15,6 +15,8 @@ use std::time::Duration;
 const LONG_EVERY: u64 = 100;
 /// So many of a thousand worlds have the log of servers.
 const REAL_LOGS: u32 = 600;
+/// Of the files of a log, where there have to be some.
+const FILE_BYTES: u64 = 16 << 10;
 
 /// What some seeds concentrate on: situations in which several rare things have to come together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub enum Focus {
     Snapshots,
     /// Members that end in the middle of a write, above all of a vote, and are back at once.
     Crashes,
+    /// Disks that fail to sync, and lose their power later.
+    Disks,
 }
 
 impl Focus {
@@ -34,9 +38,10 @@ impl Focus {
     fn of(seed: u64) -> Option<Focus> {
         match Dice::new(seed, "focus", 0).below(100) {
             0..15 => Some(Focus::Leases),
-            15..25 => Some(Focus::Reads),
-            25..45 => Some(Focus::Snapshots),
-            45..60 => Some(Focus::Crashes),
+            15..23 => Some(Focus::Reads),
+            23..38 => Some(Focus::Snapshots),
+            38..49 => Some(Focus::Crashes),
+            49..60 => Some(Focus::Disks),
             _ => None,
         }
     }
@@ -49,6 +54,9 @@ impl Focus {
             Focus::Reads => (&[SlowWay], &[Delay, LinkBreaks, SlowDisk, LeaderSleeps, Loss]),
             Focus::Snapshots => {
                 (&[LeaderForsaken, CrashAtInstall], &[OneWay, Split, LeaderAlone, CrashAtStep, StalledWatcher])
+            }
+            Focus::Disks => {
+                (&[SyncErrors, Crash], &[CrashSeveral, ReadErrors, WriteErrors, DiskFull, BitFlip, MisdirectedWrite])
             }
             Focus::Crashes => {
                 (&[CrashAtVote, CrashBusy], &[CrashAtCandidacy, CrashSeveral, CrashAtStep, LeaderAlone, Split, Kill])
@@ -142,13 +150,14 @@ impl Plan {
         let election = TICK * election_ticks as u32;
         let is_long = dice.below(LONG_EVERY) == 0;
         let faults_end = Duration::from_secs(if is_long { 900 } else { dice.between(6, 14) });
+        let focus = Focus::of(seed).filter(|_| members > 1 && !is_long);
+        let log_file_bytes = log_file_bytes.or((focus == Some(Focus::Disks)).then_some(FILE_BYTES));
         let kinds: Vec<FaultKind> = FaultKind::ALL
             .iter()
             .copied()
             .filter(|kind| is_possible(*kind, members, log_file_bytes.is_some()))
             .filter(|kind| dice.chance(if kind.is_of_disk() { 450 } else { 350 }))
             .collect();
-        let focus = Focus::of(seed).filter(|_| members > 1 && !is_long);
         let kinds = focus.map_or(kinds, |focus| focused(focus, &mut Dice::new(seed, "focus", 1)));
         let pause = if is_long { Duration::from_secs(30) } else { dice.time(election, election * 12) };
         let start = Duration::from_millis(500);
@@ -217,9 +226,9 @@ impl Plan {
     fn focused(mut self, dice: &mut Dice) -> Self {
         let clients = &mut self.clients;
         match self.focus {
-            None => {}
+            None | Some(Focus::Disks) => {}
             Some(Focus::Leases) => {
-                (clients.leases, clients.ttl, clients.keepalives) = (6, 2..=3, 12);
+                (clients.leases, clients.ttl, clients.keepalives) = (10, 2..=3, 12);
                 // They wait for whoever sleeps.
                 clients.patience = Duration::from_secs(3);
                 self.turn = Duration::from_micros(*dice.pick(&[20, 200, 1_000]));
