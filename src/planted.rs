@@ -32,6 +32,9 @@ bugs! {
     SkipsTermCheck,
     // raft::log::memory
     KeepsStaleSuffix,
+    // raft::log::verify
+    DropsDamagedSuffix,
+    TrustsThePageCache,
     // state
     AppliedIndexApart,
     StaleLeaderRevokes,

@@ -1,25 +1,36 @@
 //! Whether a member that starts from an image keeps every promise that was made before the power went.
 
 use crate::trace::Micros;
-use crate::workload::{Deed, Promise, Recording, Writes, flags};
+use crate::workload::{Deed, Promise, Recording, SPAWNING, Writes, flags};
 use castd::boot::{Boot, boot};
 use castd::config::{self, Config, Invocation, Surroundings};
 use castd::ids::{LeaseId, LogIndex};
+use castd::raft::log::LogWrite;
 use castd::state;
 use castd::telemetry::clock::Clock;
 use castd_proto::etcdserverpb::RangeRequest;
+use raft::eraftpb::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 /// What every image of one recording is compared with.
 pub struct Truth {
     /// By revision.
     written: BTreeMap<i64, Writes>,
     promises: Vec<Promise>,
+    ports: (u16, u16),
     /// The state hash of every applied index that an image has come to: there is one for each.
-    hashes: Mutex<BTreeMap<u64, (u32, i64)>>,
+    hashes: Mutex<BTreeMap<u64, Found>>,
+}
+
+/// What is done with a member that has started and kept its promises.
+#[derive(Clone, Copy)]
+enum Then {
+    /// Its log gets one entry more, an empty one.
+    Write,
+    Leave,
 }
 
 /// What was found in an image.
@@ -38,29 +49,34 @@ impl Truth {
                 assert!(written.insert(*revision, writes.clone()).is_none(), "revision {revision} was given twice");
             }
         }
-        Truth { written, promises: recording.promises.clone(), hashes: Mutex::default() }
+        Truth { written, promises: recording.promises.clone(), ports: recording.ports, hashes: Mutex::default() }
     }
 
+    /// `until` is when the power failed.
+    ///
     /// # Errors
     /// What is wrong, in words.
-    pub fn check(&self, storage: &str, root: &Path, cut: Micros) -> Result<Found, String> {
-        let first = self.open(storage, root, cut)?;
-        // The start itself repairs and writes: the next one finds no less.
-        let second = self.open(storage, root, cut).map_err(|wrong| format!("at the second start: {wrong}"))?;
-        if first != second {
-            return Err(format!("the second start found {second:?}, the first {first:?}"));
+    pub fn check(&self, storage: &str, root: &Path, until: Micros) -> Result<Found, String> {
+        let first = self.open(storage, root, until, Then::Write)?;
+        // The start itself repairs and writes, and then an entry came: the next start finds all of it.
+        let second =
+            self.open(storage, root, until, Then::Leave).map_err(|wrong| format!("at the second start: {wrong}"))?;
+        if second != (Found { index: first.index + 1, ..first }) {
+            return Err(format!("the second start found {second:?}, the first {first:?} and one entry more"));
         }
         Ok(first)
     }
 
-    fn open(&self, storage: &str, root: &Path, cut: Micros) -> Result<Found, String> {
-        catch_unwind(AssertUnwindSafe(|| self.open_and_compare(storage, root, cut)))
+    fn open(&self, storage: &str, root: &Path, until: Micros, then: Then) -> Result<Found, String> {
+        let _nobody_spawns = SPAWNING.read().unwrap_or_else(PoisonError::into_inner);
+        catch_unwind(AssertUnwindSafe(|| self.open_and_compare(storage, root, until, then)))
             .unwrap_or_else(|panic| Err(format!("a panic: {}", said(&*panic))))
     }
 
-    fn open_and_compare(&self, storage: &str, root: &Path, cut: Micros) -> Result<Found, String> {
+    fn open_and_compare(&self, storage: &str, root: &Path, until: Micros, then: Then) -> Result<Found, String> {
         let log = slog::Logger::root(slog::Discard, slog::o!());
-        let started = boot(&config(storage, root)?, Clock::start(), &log).map_err(|error| error.to_string())?;
+        let started =
+            boot(&config(storage, root, self.ports)?, Clock::start(), &log).map_err(|error| error.to_string())?;
         let Boot { mut cores, is_new, .. } = started;
         // It is alone: what is in its log is committed as soon as it leads.
         let applied = cores.machine.applied();
@@ -72,9 +88,11 @@ impl Truth {
         }
         let revision = cores.machine.revision().0;
 
-        let kept = self.promises.iter().take_while(|promise| promise.at <= cut);
-        let (mut newest, mut compacted, mut leases) = (1, 0, BTreeSet::new());
+        let kept = self.promises.iter().take_while(|promise| promise.at <= until);
+        // A store that was never compacted says -1.
+        let (mut newest, mut term, mut compacted, mut leases) = (1, 0, -1, BTreeSet::new());
         for promise in kept {
+            term = term.max(promise.term);
             match &promise.deed {
                 Deed::Wrote { revision, .. } => newest = newest.max(*revision),
                 Deed::Compacted { revision } => compacted = compacted.max(*revision),
@@ -92,6 +110,9 @@ impl Truth {
         }
         if revision < newest {
             return Err(format!("revision {newest} was acknowledged, the image ends at {revision}"));
+        }
+        if left.hard_state.term < term {
+            return Err(format!("term {term} was told, the image is in {}", left.hard_state.term));
         }
         if view.mvcc.compact_revision().0 < compacted {
             return Err(format!("compacted to {compacted}, the image only to {}", view.mvcc.compact_revision().0));
@@ -117,17 +138,23 @@ impl Truth {
         }
 
         let hash = state::hash(&view).map_err(|error| format!("a hash: {error}"))?;
-        if !is_new {
-            let mut hashes = self.hashes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let other = *hashes.entry(index).or_insert((hash, revision));
-            if other != (hash, revision) {
-                return Err(format!(
-                    "at index {index} hash and revision are {:?}, in another image {other:?}",
-                    (hash, revision)
-                ));
+        let found = Found { revision, index, hash };
+        match then {
+            Then::Leave => {}
+            Then::Write => {
+                let mut hashes = self.hashes.lock().unwrap_or_else(PoisonError::into_inner);
+                let other = *hashes.entry(index).or_insert(found);
+                if other != found {
+                    return Err(format!("an image comes to {found:?}, another one came to {other:?}"));
+                }
+                let term = left.hard_state.term.max(1);
+                let entry = Entry { index: index + 1, term, ..Entry::default() };
+                let write = LogWrite { entries: vec![entry], hard_state: None, must_sync: true };
+                cores.log_store.append(&write).map_err(|error| format!("cannot go on: {error}"))?;
+                cores.machine.apply(&write.entries).map_err(|error| format!("cannot go on: {error}"))?;
             }
         }
-        Ok(Found { revision, index, hash })
+        Ok(found)
     }
 
     /// The naive model: everything up to that revision, one after the other.
@@ -157,9 +184,9 @@ fn said(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without words").to_owned()
 }
 
-fn config(storage: &str, root: &Path) -> Result<Config, String> {
-    // Nothing listens: who a member is follows from its URLs, and these are those of nobody.
-    let arguments = flags(storage, &root.join("data"), 1, 2);
+fn config(storage: &str, root: &Path, ports: (u16, u16)) -> Result<Config, String> {
+    // Nothing listens, but who a member is follows from its URLs.
+    let arguments = flags(storage, &root.join("data"), ports);
     let surroundings = Surroundings {
         arguments: std::iter::once("castd".to_owned()).chain(arguments).collect(),
         environment: Vec::new(),

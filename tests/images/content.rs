@@ -10,7 +10,7 @@ use std::sync::Arc;
 pub const PAGE: u64 = 4096;
 
 /// Pages that are not there are zeros.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Content {
     pub size: u64,
     pub pages: OrdMap<u64, Arc<Vec<u8>>>,

@@ -8,9 +8,9 @@
 //! each for itself, names of a directory in their order.
 
 use crate::content::{Content, PAGE};
-use crate::recording::{Action, Inode, ROOT, Step};
-use rand::Rng;
+use crate::recording::{Action, Entry, Inode, ROOT, Step};
 use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
@@ -33,14 +33,14 @@ pub enum Loss {
 pub const LOSSES: [Loss; 5] = [Loss::Dropped, Loss::Kept, Loss::Scattered, Loss::Torn, Loss::Zeroed];
 const SECTOR: usize = 512;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Change {
     Write(u64, Arc<Vec<u8>>),
     Allocate(u64),
     Truncate(u64),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum NameChange {
     Add(String, Inode),
     Rename(String, String, Inode),
@@ -69,10 +69,38 @@ fn apply(change: &Change, content: &mut Content) {
 }
 
 /// Each change with the line at which it ended.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Node {
     File { durable: Content, pending: Vec<(usize, Change)> },
     Directory { durable: BTreeMap<String, Inode>, pending: Vec<(usize, NameChange)> },
+}
+
+impl Node {
+    /// With nothing pending: what is left of it.
+    fn after(&self, loss: Loss, dice: &mut StdRng) -> Node {
+        match self {
+            Node::File { durable, pending } => {
+                let changes: Vec<&Change> = pending.iter().map(|(_, change)| change).collect();
+                Node::File { durable: left(durable, &changes, loss, dice), pending: Vec::new() }
+            }
+            Node::Directory { durable, pending } => {
+                let kept = match loss {
+                    Loss::Dropped => 0,
+                    Loss::Kept => pending.len(),
+                    Loss::Scattered | Loss::Torn | Loss::Zeroed => dice.random_range(0..=pending.len()),
+                };
+                let mut names = durable.clone();
+                pending[..kept].iter().for_each(|(_, change)| change.apply(&mut names));
+                Node::Directory { durable: names, pending: Vec::new() }
+            }
+        }
+    }
+
+    /// With nothing pending: what a process that starts now finds.
+    fn newest(&self) -> Node {
+        // Nothing is by chance where nothing is lost.
+        self.after(Loss::Kept, &mut StdRng::seed_from_u64(0))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -119,6 +147,10 @@ impl Disk {
             }
             Action::Remove { directory, name } => self.rename(*directory, ended, NameChange::Remove(name.clone())),
             Action::Sync { inode } => self.sync(*inode, step.began),
+            Action::PowerFailure { loss, seed } => {
+                let mut dice = StdRng::seed_from_u64(*seed);
+                self.nodes.iter_mut().for_each(|node| *node = Arc::new(node.after(*loss, &mut dice)));
+            }
         }
     }
 
@@ -136,32 +168,37 @@ impl Disk {
         }
     }
 
-    /// Writes into the empty directory `to` what a power failure now may leave.
-    pub fn store(&self, to: &Path, loss: Loss, dice: &mut StdRng) -> io::Result<()> {
+    /// What a process finds that starts now.
+    pub fn tree(&self) -> Vec<Entry> {
+        let found = self.nodes.iter().map(|node| match node.newest() {
+            Node::File { durable, .. } => Entry::File { size: durable.size },
+            Node::Directory { durable, .. } => Entry::Directory { names: durable },
+        });
+        found.collect()
+    }
+
+    /// Writes into the empty directory `to` what a power failure now may leave. Answers whether anything was lost.
+    pub fn store(&self, to: &Path, loss: Loss, dice: &mut StdRng) -> io::Result<bool> {
         self.store_node(ROOT, to, loss, dice)
     }
 
-    fn store_node(&self, inode: Inode, to: &Path, loss: Loss, dice: &mut StdRng) -> io::Result<()> {
-        match self.nodes[inode].as_ref() {
-            Node::File { durable, pending } => {
-                let changes: Vec<&Change> = pending.iter().map(|(_, change)| change).collect();
-                left(durable, &changes, loss, dice).store(to)
-            }
-            Node::Directory { durable, pending } => {
-                let kept = match loss {
-                    Loss::Dropped => 0,
-                    Loss::Kept => pending.len(),
-                    Loss::Scattered | Loss::Torn | Loss::Zeroed => dice.random_range(0..=pending.len()),
-                };
-                let mut names = durable.clone();
-                pending[..kept].iter().for_each(|(_, change)| change.apply(&mut names));
+    fn store_node(&self, inode: Inode, to: &Path, loss: Loss, dice: &mut StdRng) -> io::Result<bool> {
+        let node = &self.nodes[inode];
+        let left = node.after(loss, dice);
+        let mut has_lost = left != node.newest();
+        match &left {
+            Node::File { durable, .. } => durable.store(to)?,
+            Node::Directory { durable: names, .. } => {
                 if inode != ROOT {
                     use std::os::unix::fs::DirBuilderExt as _;
                     std::fs::DirBuilder::new().mode(0o700).create(to)?;
                 }
-                names.iter().try_for_each(|(name, inode)| self.store_node(*inode, &to.join(name), loss, dice))
+                for (name, inode) in names {
+                    has_lost |= self.store_node(*inode, &to.join(name), loss, dice)?;
+                }
             }
         }
+        Ok(has_lost)
     }
 }
 
@@ -229,7 +266,6 @@ fn scattered(durable: &Content, pending: &[&Change], dice: &mut StdRng) -> Conte
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rand::SeedableRng as _;
 
     fn step(began: usize, ended: usize, action: Action) -> Step {
         Step { action, began, ended, at: 0, path: String::new() }

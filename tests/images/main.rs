@@ -5,211 +5,220 @@
 //!   castd under strace ──▶ trace ──▶ recording (steps on files) ──▶ disk, up to a cut ──loss by a seed──▶ image
 //!   its clients ──▶ promises, each with its time ───────────────────────────────────────────▶ check ◀── boot, in process
 //! ```
-//! `CASTD_IMAGES=n` asks for more images, `CASTD_IMAGE=seed` for one of them. The recording is new in every run, so a seed is
-//! the same image only as far as the machine did the same.
+//! `CASTD_IMAGES=n` asks for more images. The recording is new in every run, so no seed brings an image back: the first that
+//! fail are kept.
 #![expect(clippy::disallowed_methods, reason = "processes live in real time, so their tests do")]
 
+mod campaign;
 mod check;
 mod content;
 mod disk;
 mod recording;
+mod rotation;
 mod trace;
 mod workload;
 
+use campaign::{Place, Summary, place, run};
 use check::Truth;
-use disk::{Disk, LOSSES, Loss};
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use disk::LOSSES;
 use recording::{Kind, Step};
-use std::collections::{BTreeMap, BTreeSet};
+use rotation::Rotation;
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::mpsc::sync_channel;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use workload::{Recording, record, strace_works};
 
-/// One image: the disk after that many steps, the last or the next of which is of that kind, and what becomes of the rest.
-struct Cut {
-    seed: u64,
-    kind: Kind,
-    steps: usize,
-    loss: Loss,
-    dice: StdRng,
-}
-
-#[derive(Default)]
-struct Summary {
-    images: usize,
-    cuts: BTreeMap<(Kind, Loss), usize>,
-    revisions: BTreeSet<i64>,
-    failures: Vec<String>,
-}
-
-/// Every kind of step with every loss as often as every other, however many there are.
-fn cuts(steps: &[Step], seeds: impl Iterator<Item = u64>) -> Vec<Cut> {
-    let mut by_kind: BTreeMap<Kind, Vec<usize>> = BTreeMap::new();
-    for (number, step) in steps.iter().enumerate() {
-        by_kind.entry(step.action.kind()).or_default().push(number);
-    }
-    let kinds: Vec<(Kind, Vec<usize>)> = by_kind.into_iter().collect();
-    let mut cuts: Vec<Cut> = seeds
-        .map(|seed| {
-            let mut dice = StdRng::seed_from_u64(seed);
-            let number = seed as usize;
-            let (kind, of_kind) = &kinds[number % kinds.len()];
-            let step = of_kind[dice.random_range(0..of_kind.len())];
-            // Just before it, or just after.
-            let steps = step + usize::from(dice.random_bool(0.5));
-            Cut { seed, kind: *kind, steps, loss: LOSSES[number / kinds.len() % LOSSES.len()], dice }
-        })
-        .collect();
-    cuts.sort_by_key(|cut| (cut.steps, cut.seed));
-    cuts
-}
-
-/// In RAM where there is such a place.
-fn image_directory() -> tempfile::TempDir {
-    let shared = Path::new("/dev/shm");
-    let place = if shared.is_dir() { shared.to_owned() } else { std::env::temp_dir() };
-    tempfile::Builder::new().prefix("castd-image-").tempdir_in(place).expect("a temporary directory")
-}
-
-fn run(storage: &str, recording: &Recording, seeds: impl Iterator<Item = u64>) -> Summary {
-    let truth = Truth::of(recording);
-    let steps = &recording.steps;
-    let summary = Mutex::new(Summary::default());
-    let (sender, receiver) = sync_channel::<(Cut, Disk)>(4);
-    let receiver = Mutex::new(receiver);
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, std::num::NonZero::get) {
-            scope.spawn(|| {
-                loop {
-                    let next = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    let Ok((mut cut, disk)) = next else { return };
-                    let directory = image_directory();
-                    disk.store(directory.path(), cut.loss, &mut cut.dice).expect("an image can be written");
-                    let last = cut.steps.checked_sub(1).and_then(|last| steps.get(last));
-                    let found = truth.check(storage, directory.path(), last.map_or(0, |step| step.at));
-                    let mut summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
-                    summary.images += 1;
-                    *summary.cuts.entry((cut.kind, cut.loss)).or_default() += 1;
-                    match found {
-                        Ok(found) => drop(summary.revisions.insert(found.revision)),
-                        Err(wrong) => summary.failures.push(format!(
-                            "{storage}, image {}, {:?} after step {} of {} ({:?} of {}): {wrong}",
-                            cut.seed,
-                            cut.loss,
-                            cut.steps,
-                            steps.len(),
-                            last.map(|step| step.action.kind()),
-                            last.map_or("nothing", |step| &step.path),
-                        )),
-                    }
-                }
-            });
-        }
-        let mut disk = Disk::new();
-        let mut done = 0;
-        for cut in cuts(steps, seeds) {
-            steps[done..cut.steps].iter().for_each(|step| disk.step(step));
-            done = cut.steps;
-            sender.send((cut, disk.clone())).expect("workers wait for more");
-        }
-        drop(sender);
-    });
-    summary.into_inner().unwrap_or_else(PoisonError::into_inner)
-}
+/// How many of the images that fail are kept for people.
+const KEPT_MAX: usize = 3;
 
 fn asked(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|number| number.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
-fn memory() -> &'static Recording {
-    static RECORDING: OnceLock<Recording> = OnceLock::new();
-    RECORDING.get_or_init(|| record("memory"))
+/// Several tests look at one, and none is made twice.
+fn recording(storage: &'static str) -> &'static Recording {
+    static RECORDINGS: Mutex<BTreeMap<&str, &'static OnceLock<Recording>>> = Mutex::new(BTreeMap::new());
+    let mut recordings = RECORDINGS.lock().unwrap_or_else(PoisonError::into_inner);
+    let lock = *recordings.entry(storage).or_insert_with(|| Box::leak(Box::default()));
+    drop(recordings);
+    lock.get_or_init(|| record(storage))
 }
 
-/// `share` of what is asked for in all, and at least `images_min`.
-fn campaign(storage: &str, images_min: u64, share: f64) {
-    if !strace_works() {
+/// Who asks for an amount is not told that all is well because nothing could be done.
+fn is_possible() -> bool {
+    let works = strace_works();
+    if !works {
+        assert!(asked("CASTD_IMAGES").is_none(), "images were asked for, and strace may not trace here");
         println!("skipped: strace may not trace here");
-        return;
     }
-    // The one of memory serves two tests.
-    let fresh;
-    let recording = match storage {
-        "memory" => memory(),
-        _ => {
-            fresh = record(storage);
-            &fresh
-        }
-    };
-    let images = asked("CASTD_IMAGES").map_or(images_min, |all| images_min.max((all as f64 * share) as u64));
-    let one = asked("CASTD_IMAGE");
-    let summary = run(storage, recording, one.map_or(0..images, |seed| seed..seed + 1));
-    println!(
-        "{storage}: {} promises, {} steps, {} images, {} revisions; {:?}",
-        recording.promises.len(),
-        recording.steps.len(),
-        summary.images,
-        summary.revisions.len(),
-        summary.cuts
-    );
+    works
+}
+
+/// What every recording has, or the member no longer writes as it did.
+const ALWAYS: [(Place, Kind); 9] = [
+    (Place::DataDir, Kind::Create),
+    (Place::DataDir, Kind::Write),
+    (Place::DataDir, Kind::Sync),
+    (Place::DataDir, Kind::Rename),
+    (Place::DataDir, Kind::Remove),
+    (Place::Log, Kind::Create),
+    (Place::Log, Kind::Write),
+    (Place::Log, Kind::Sync),
+    (Place::Log, Kind::Truncate),
+];
+const SNAPSHOTS: [(Place, Kind); 5] = [
+    (Place::Snapshots, Kind::Create),
+    (Place::Snapshots, Kind::Write),
+    (Place::Snapshots, Kind::Sync),
+    (Place::Snapshots, Kind::Rename),
+    (Place::Snapshots, Kind::Remove),
+];
+const BACKEND: [(Place, Kind); 4] = [
+    (Place::Backend, Kind::Create),
+    (Place::Backend, Kind::Write),
+    (Place::Backend, Kind::Sync),
+    (Place::Backend, Kind::Rename),
+];
+
+const ROTATION: [(Place, Kind); 6] = [
+    (Place::Log, Kind::Create),
+    (Place::Log, Kind::Write),
+    (Place::Log, Kind::Sync),
+    (Place::Log, Kind::Truncate),
+    (Place::Log, Kind::Rename),
+    (Place::Log, Kind::Remove),
+];
+
+/// `share` of what is asked for in all, and at least `images_min`.
+fn amount(images_min: u64, share: f64) -> u64 {
+    asked("CASTD_IMAGES").map_or(images_min, |all| images_min.max((all as f64 * share).ceil() as u64))
+}
+
+/// Nothing is lost; and a harness that did nothing proves nothing.
+fn assert_sound(name: &str, summary: &Summary, images: u64, expected: &[&[(Place, Kind)]]) {
+    println!("{}", summary.shown(name));
     for failure in summary.failures.iter().take(20) {
         println!("{failure}");
     }
     assert!(summary.failures.is_empty(), "{} of {} images failed", summary.failures.len(), summary.images);
-    if one.is_some() {
-        return;
-    }
-    // A harness that did nothing proves nothing.
     assert_eq!(summary.images as u64, images);
-    assert!(recording.promises.len() >= workload::OPERATIONS * 8 / 10, "{} promises", recording.promises.len());
-    assert!(summary.revisions.len() as u64 >= images / 20, "{} revisions", summary.revisions.len());
-    for kind in [Kind::Create, Kind::Write, Kind::Truncate, Kind::Sync, Kind::Rename, Kind::Remove] {
+    assert!(summary.states.len() >= (summary.images / 5).min(500), "{} states", summary.states.len());
+    assert!(summary.lossy >= summary.images / 4, "only {} images have lost anything", summary.lossy);
+    for (place, kind) in expected.iter().copied().flatten() {
+        let of_kind = summary.cuts.get(&(*place, *kind));
         for loss in LOSSES {
-            assert!(summary.cuts.contains_key(&(kind, loss)), "never {loss:?} at {kind:?}");
+            assert!(of_kind.is_some_and(|it| it.contains_key(&loss)), "never {loss:?} at {kind:?} of {place:?}");
         }
+    }
+}
+
+fn images_of(storage: &'static str, recording: &Recording, images: u64, kept_max: usize) -> Summary {
+    let truth = Truth::of(recording);
+    run(storage, &recording.steps, images, kept_max, &|root, until| {
+        truth.check(storage, root, until).map(|found| found.revision.unsigned_abs())
+    })
+}
+
+fn campaign(storage: &'static str, images: u64, expected: &[&[(Place, Kind)]]) {
+    if is_possible() {
+        let recording = recording(storage);
+        let promises = recording.promises.len();
+        assert!(promises >= workload::OPERATIONS * 8 / 10, "{promises} promises");
+        assert_sound(storage, &images_of(storage, recording, images, KEPT_MAX), images, expected);
     }
 }
 
 #[test]
 fn no_power_failure_costs_what_was_acknowledged_of_log_and_snapshots() {
-    campaign("memory", 1_000, 0.7);
+    campaign("memory", amount(1_000, 0.5), &[&ALWAYS, &SNAPSHOTS]);
+}
+
+fn rotation() -> &'static Rotation {
+    static ROTATION: OnceLock<Rotation> = OnceLock::new();
+    ROTATION.get_or_init(Rotation::record)
+}
+
+fn images_of_rotation(steps: &[Step], images: u64, kept_max: usize) -> Summary {
+    let check = |root: &Path, until| rotation().check(root, until).map(|round| round as u64);
+    run("rotation", steps, images, kept_max, &check)
+}
+
+#[test]
+fn no_power_failure_costs_a_log_that_changes_purges_and_reuses_its_files() {
+    if is_possible() {
+        let images = amount(1_000, 0.2);
+        let summary = images_of_rotation(&rotation().steps, images, KEPT_MAX);
+        assert_sound("rotation", &summary, images, &[&ROTATION]);
+    }
 }
 
 #[cfg(feature = "rocksdb")]
 #[test]
 fn no_power_failure_costs_what_was_acknowledged_on_rocksdb() {
-    campaign("rocksdb", 250, 0.15);
+    campaign("rocksdb", amount(250, 0.15), &[&ALWAYS, &BACKEND]);
 }
 
 #[cfg(feature = "sled")]
 #[test]
 fn no_power_failure_costs_what_was_acknowledged_on_sled() {
-    campaign("sled", 250, 0.15);
+    campaign("sled", amount(250, 0.15), &[&ALWAYS, &SNAPSHOTS, &BACKEND]);
 }
 
-/// The planted bug: a disk that says it has synced the log, and has not. Each is a member that answers before its fsync.
+/// A disk that says that it has done something, and has not: the images are those of a member that forgets to. Answers what
+/// was found.
+fn found_without(storage: &'static str, is_lie: impl Fn(usize, &Step) -> bool) -> Vec<String> {
+    let honest = recording(storage);
+    let kept = honest.steps.iter().enumerate().filter(|(number, step)| !is_lie(*number, step));
+    let lying = Recording { steps: kept.map(|(_, step)| step.clone()).collect(), ..honest.clone() };
+    assert!(lying.steps.len() < honest.steps.len(), "there was no such step");
+    images_of(storage, &lying, 100, 0).failures
+}
+
+fn assert_found(failures: &[String], text: &str) {
+    assert!(failures.iter().any(|failure| failure.contains(text)), "nothing like '{text}' in {failures:#?}");
+}
+
 #[test]
 fn a_log_whose_syncs_do_nothing_is_reported_as_a_loss() {
-    if !strace_works() {
-        println!("skipped: strace may not trace here");
-        return;
+    if is_possible() {
+        let failures = found_without("memory", |_, step| place(step) == Place::Log && step.action.kind() == Kind::Sync);
+        assert_found(&failures, "was acknowledged, the image ends at");
     }
-    let mut recording = memory().clone();
-    let is_sync_of_log = |step: &Step| step.action.kind() == Kind::Sync && step.path.contains("/member/log/");
-    let syncs: Vec<usize> =
-        (0..recording.steps.len()).filter(|number| is_sync_of_log(&recording.steps[*number])).collect();
-    assert!(syncs.len() > 100, "{} syncs of the log", syncs.len());
-    // From the second half of the recording on.
-    let planted: BTreeSet<usize> = syncs[syncs.len() / 2..].iter().copied().collect();
-    let mut number = 0;
-    recording.steps.retain(|_| {
-        number += 1;
-        !planted.contains(&(number - 1))
-    });
-    let summary = run("memory", &recording, 0..100);
-    let losses =
-        summary.failures.iter().filter(|failure| failure.contains("was acknowledged, the image ends at")).count();
-    assert!(losses > 0, "nothing was found: {:#?}", summary.failures);
+}
+
+#[test]
+fn one_write_to_the_log_that_was_lost_although_it_was_synced_is_reported() {
+    if is_possible() {
+        let steps = &recording("memory").steps;
+        let is_write = |step: &Step| place(step) == Place::Log && step.action.kind() == Kind::Write;
+        let lost = (steps.len() / 2..steps.len()).find(|number| is_write(&steps[*number])).expect("there are many");
+        assert_found(&found_without("memory", |number, _| number == lost), "is damaged");
+    }
+}
+
+#[test]
+fn a_snapshot_that_was_not_synced_is_reported_as_nothing_left() {
+    if is_possible() {
+        let is_sync = |_, step: &Step| place(step) == Place::Snapshots && step.action.kind() == Kind::Sync;
+        assert_found(&found_without("memory", is_sync), "cannot be rebuilt");
+    }
+}
+
+#[test]
+fn names_of_a_log_that_were_not_synced_are_reported() {
+    if is_possible() {
+        let is_of_name = |step: &&Step| step.action.kind() == Kind::Sync && step.path == "/log";
+        let steps: Vec<Step> = rotation().steps.iter().filter(|step| !is_of_name(step)).cloned().collect();
+        assert!(steps.len() < rotation().steps.len(), "there was no such step");
+        assert_found(&images_of_rotation(&steps, 100, 0).failures, "was promised, the image is that of");
+    }
+}
+
+#[cfg(feature = "rocksdb")]
+#[test]
+fn a_backend_that_was_not_synced_is_reported_as_nothing_left() {
+    if is_possible() {
+        let is_sync = |_, step: &Step| place(step) == Place::Backend && step.action.kind() == Kind::Sync;
+        assert_found(&found_without("rocksdb", is_sync), "cannot be rebuilt");
+    }
 }

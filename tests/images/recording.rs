@@ -3,6 +3,7 @@
 //! Anything that would change a file in a way this does not follow is an error, not a silence: a shared writable mapping, a
 //! copy within the kernel, a hard link, io_uring.
 
+use crate::disk::Loss;
 use crate::trace::{Argument, Call, Micros};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ pub enum Kind {
     Sync,
     Rename,
     Remove,
+    PowerFailure,
 }
 
 #[derive(Clone, Debug)]
@@ -58,6 +60,11 @@ pub enum Action {
         directory: Inode,
         name: String,
     },
+    /// The next life begins with what this one left.
+    PowerFailure {
+        loss: Loss,
+        seed: u64,
+    },
 }
 
 impl Action {
@@ -70,8 +77,15 @@ impl Action {
             Action::Sync { .. } => Kind::Sync,
             Action::Rename { .. } => Kind::Rename,
             Action::Remove { .. } => Kind::Remove,
+            Action::PowerFailure { .. } => Kind::PowerFailure,
         }
     }
+}
+
+/// What an inode is, as a process finds it.
+pub enum Entry {
+    File { size: u64 },
+    Directory { names: BTreeMap<String, Inode> },
 }
 
 #[derive(Clone, Debug)]
@@ -156,6 +170,23 @@ impl Recorder {
             }
         }
         Ok(())
+    }
+
+    /// Between two lives. What it has left is to be adopted.
+    pub fn power_failure(&mut self, loss: Loss, seed: u64, line: usize, at: Micros) -> &Step {
+        let action = Action::PowerFailure { loss, seed };
+        self.steps.push(Step { action, began: line, ended: line, at, path: String::new() });
+        &self.steps[self.steps.len() - 1]
+    }
+
+    /// Goes on with what the next life finds on the disk: a power failure has taken some of what the last one had.
+    pub fn adopt(&mut self, tree: &[Entry]) {
+        for (inode, entry) in tree.iter().enumerate() {
+            match entry {
+                Entry::File { size } => self.sizes[inode] = *size,
+                Entry::Directory { names } => self.entries[inode] = Some(names.clone()),
+            }
+        }
     }
 
     fn step(&mut self, call: &Call, inode: Inode, action: Action) {

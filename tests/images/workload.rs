@@ -1,8 +1,9 @@
-//! A real castd under strace through three lives, one client load of all kinds of writes, and what the client was told when.
+//! A real castd under strace through several lives, clients that write in every way, and what they were told when.
 
+use crate::disk::{Disk, Loss};
 use crate::recording::{Recorder, Step};
 use crate::trace::{self, Micros, TRACED};
-use etcd_client::{Client, CompactionOptions, PutOptions, Txn, TxnOp};
+use etcd_client::{Client, CompactionOptions, PutOptions, ResponseHeader, Txn, TxnOp};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustix::process::{Pid, Signal, kill_process};
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 pub const OPERATIONS: usize = 2_000;
@@ -33,7 +35,15 @@ pub enum Deed {
 #[derive(Clone, Debug)]
 pub struct Promise {
     pub at: Micros,
+    /// Of the member that said so.
+    pub term: u64,
     pub deed: Deed,
+}
+
+impl Promise {
+    fn now(header: Option<&ResponseHeader>, deed: Deed) -> Self {
+        Promise { at: now(), term: header.map_or(0, ResponseHeader::raft_term), deed }
+    }
 }
 
 #[derive(Clone)]
@@ -41,19 +51,26 @@ pub struct Recording {
     pub steps: Vec<Step>,
     /// In the order in which they were made.
     pub promises: Vec<Promise>,
+    /// For clients and for peers: who the member is follows from them.
+    pub ports: (u16, u16),
 }
 
-fn now() -> Micros {
+pub fn now() -> Micros {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_micros() as Micros)
 }
 
+fn revision(header: Option<&ResponseHeader>) -> i64 {
+    header.map_or(0, ResponseHeader::revision)
+}
+
 pub fn strace_works() -> bool {
+    let _alone = SPAWNING.write().unwrap_or_else(PoisonError::into_inner);
     let tried = Command::new("strace").args(["-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
     tried.is_ok_and(|status| status.success())
 }
 
 /// The flags that a recorded member and one that opens its images share.
-pub fn flags(storage: &str, data: &Path, client_port: u16, peer_port: u16) -> Vec<String> {
+pub fn flags(storage: &str, data: &Path, (client_port, peer_port): (u16, u16)) -> Vec<String> {
     let (client, peer) = (format!("http://127.0.0.1:{client_port}"), format!("http://127.0.0.1:{peer_port}"));
     vec![
         "--name=m1".to_owned(),
@@ -72,35 +89,54 @@ pub fn flags(storage: &str, data: &Path, client_port: u16, peer_port: u16) -> Ve
     ]
 }
 
-struct Life {
-    /// castd itself: strace is its child.
+/// A child has the files of its parent until it is another program, and with them the locks on them: no member is open in
+/// this process then.
+pub static SPAWNING: RwLock<()> = RwLock::new(());
+
+/// strace, to which the program has to be added that it is to look at.
+pub fn traced(trace: &Path) -> Command {
+    let mut command = Command::new("strace");
+    command.args(["-D", "-f", "-ttt", "-xx", "-s", "100000000", "-o"]).arg(trace);
+    // Not every processor has all of them.
+    let calls: Vec<String> = TRACED.split(',').map(|name| format!("?{name}")).collect();
+    command.arg(format!("--trace={}", calls.join(",")));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+fn server(storage: &str, base: &Path, ports: (u16, u16), trace: &Path) -> Command {
+    let mut command = traced(trace);
+    command.arg(env!("CARGO_BIN_EXE_castd")).args(flags(storage, &base.join("root/data"), ports));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ETCD")) {
+        command.env_remove(name);
+    }
+    command.env_remove("NOTIFY_SOCKET");
+    command
+}
+
+pub struct Life {
+    /// The program itself: strace is its child.
     process: Child,
     trace: PathBuf,
 }
 
 impl Life {
-    fn begin(storage: &str, base: &Path, ports: (u16, u16), number: usize) -> Life {
-        let trace = base.join(format!("trace-{number}"));
-        let log = std::fs::File::create(base.join(format!("log-{number}"))).expect("a log file");
-        let mut command = Command::new("strace");
-        command.args(["-D", "-f", "-ttt", "-xx", "-s", "100000000", "-o"]).arg(&trace);
-        // Not every processor has all of them.
-        let traced: Vec<String> = TRACED.split(',').map(|name| format!("?{name}")).collect();
-        command.arg(format!("--trace={}", traced.join(","))).arg(env!("CARGO_BIN_EXE_castd"));
-        command.args(flags(storage, &base.join("root/data"), ports.0, ports.1));
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ETCD")) {
-            command.env_remove(name);
-        }
-        command.env_remove("NOTIFY_SOCKET").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        Life { process: command.spawn().expect("strace can be run"), trace }
+    pub fn begin(mut command: Command, trace: PathBuf) -> Life {
+        let alone = SPAWNING.write().unwrap_or_else(PoisonError::into_inner);
+        let process = command.spawn().expect("strace can be run");
+        drop(alone);
+        Life { process, trace }
     }
 
-    /// Ends it, and waits for the last line of its trace.
-    fn end(mut self, signal: Signal) -> String {
-        let pid = self.process.id();
+    fn end(self, signal: Signal) -> String {
         kill_process(Pid::from_child(&self.process), signal).expect("a running child can be signalled");
+        self.ended()
+    }
+
+    /// Waits for its end, and for the last line of its trace.
+    pub fn ended(mut self) -> String {
+        let last_word = format!("{} ", self.process.id());
         self.process.wait().expect("a child can be waited for");
-        let last_word = format!("{pid} ");
         let began = Instant::now();
         loop {
             let text = std::fs::read_to_string(&self.trace).expect("the trace is text");
@@ -112,6 +148,14 @@ impl Life {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// Between two lives: the next one finds below `root` what is left.
+pub fn power_failure(recorder: &mut Recorder, disk: &mut Disk, root: &Path, loss: Loss, line: usize) {
+    disk.step(recorder.power_failure(loss, line as u64, line, now()));
+    recorder.adopt(&disk.tree());
+    std::fs::remove_dir_all(root).and_then(|()| std::fs::create_dir(root)).expect("it can be emptied");
+    disk.store(root, Loss::Kept, &mut StdRng::seed_from_u64(0)).expect("an image can be written");
 }
 
 async fn connect(url: &str) -> Client {
@@ -146,8 +190,14 @@ impl Worker {
         (0..length).map(|_| self.dice.random()).collect()
     }
 
-    fn promise(&mut self, deed: Deed) {
-        self.promises.push(Promise { at: now(), deed });
+    fn promise(&mut self, header: Option<&ResponseHeader>, deed: Deed) {
+        self.promises.push(Promise::now(header, deed));
+    }
+
+    async fn grant(&mut self) -> Result<i64, etcd_client::Error> {
+        let answer = self.client.lease_grant(LEASE_TTL_SECS, None).await?;
+        self.promise(answer.header(), Deed::Granted { lease: answer.id() });
+        Ok(answer.id())
     }
 
     async fn operation(&mut self) -> Result<(), etcd_client::Error> {
@@ -160,36 +210,35 @@ impl Worker {
                 };
                 let options = (lease != 0).then(|| PutOptions::new().with_lease(lease));
                 let answer = self.client.put(key.clone(), value.clone(), options).await?;
-                let revision = answer.header().map_or(0, |header| header.revision());
-                self.promise(Deed::Wrote { revision, writes: [(key, Some((value, lease)))].into() });
+                let revision = revision(answer.header());
+                let writes = [(key, Some((value, lease)))].into();
+                self.promise(answer.header(), Deed::Wrote { revision, writes });
             }
             60..80 => {
                 let other = format!("w{}/always", self.number).into_bytes();
                 let gone = self.key();
                 let (put, also) = (TxnOp::put(other.clone(), value.clone(), None), TxnOp::delete(gone.clone(), None));
                 let answer = self.client.txn(Txn::new().and_then([put, also])).await?;
-                let revision = answer.header().map_or(0, |header| header.revision());
+                let revision = revision(answer.header());
                 let writes = [(other, Some((value, 0))), (gone, None)].into();
-                self.promise(Deed::Wrote { revision, writes });
+                self.promise(answer.header(), Deed::Wrote { revision, writes });
             }
             80..90 => {
                 let answer = self.client.delete(key.clone(), None).await?;
-                let revision = answer.header().map_or(0, |header| header.revision());
+                let revision = revision(answer.header());
                 if answer.deleted() > 0 {
-                    self.promise(Deed::Wrote { revision, writes: [(key, None)].into() });
+                    self.promise(answer.header(), Deed::Wrote { revision, writes: [(key, None)].into() });
                 }
             }
             90..97 => {
-                let lease = self.client.lease_grant(LEASE_TTL_SECS, None).await?.id();
+                let lease = self.grant().await?;
                 self.leases.push(lease);
-                self.promise(Deed::Granted { lease });
             }
             97..99 if self.leases.len() > 1 => {
                 // Nothing hangs on it: with keys, it would be a revision that nobody is told of.
-                let lease = self.client.lease_grant(LEASE_TTL_SECS, None).await?.id();
-                self.promise(Deed::Granted { lease });
-                self.client.lease_revoke(lease).await?;
-                self.promise(Deed::Revoked { lease });
+                let lease = self.grant().await?;
+                let answer = self.client.lease_revoke(lease).await?;
+                self.promise(answer.header(), Deed::Revoked { lease });
             }
             _ => {
                 let newest = self.promises.iter().rev().find_map(|promise| match promise.deed {
@@ -199,8 +248,8 @@ impl Worker {
                 let Some(revision) = newest else { return Ok(()) };
                 let options = CompactionOptions::new().with_physical();
                 // Another worker may have been further.
-                if self.client.compact(revision, Some(options)).await.is_ok() {
-                    self.promise(Deed::Compacted { revision });
+                if let Ok(answer) = self.client.compact(revision, Some(options)).await {
+                    self.promise(answer.header(), Deed::Compacted { revision });
                 }
             }
         }
@@ -212,9 +261,9 @@ async fn load(url: &str, operations: usize, seed: u64) -> Vec<Promise> {
     let mut promises = Vec::new();
     let mut ready = connect(url).await;
     let answer = ready.put("ready", "", None).await.expect("it serves");
-    let revision = answer.header().map_or(0, |header| header.revision());
+    let revision = revision(answer.header());
     // Before it others may have been made, each alike: `ready` is not compared.
-    promises.push(Promise { at: now(), deed: Deed::Wrote { revision, writes: Writes::new() } });
+    promises.push(Promise::now(answer.header(), Deed::Wrote { revision, writes: Writes::new() }));
     let mut workers = tokio::task::JoinSet::new();
     for number in 0..WORKERS {
         let client = connect(url).await;
@@ -231,27 +280,44 @@ async fn load(url: &str, operations: usize, seed: u64) -> Vec<Promise> {
     promises
 }
 
+/// How lives end: how the process does, and what the power takes with it, if it fails, too. What comes after such an end
+/// is the start from an image, recorded.
+const ENDS: [(Signal, Option<Loss>); 4] = [
+    (Signal::KILL, None),
+    (Signal::TERM, Some(Loss::Torn)),
+    (Signal::KILL, Some(Loss::Scattered)),
+    (Signal::KILL, None),
+];
+
 /// Records a member that keeps its state in `storage`, in a directory of its own.
 pub fn record(storage: &str) -> Recording {
     let base = tempfile::Builder::new().prefix("castd-images-").tempdir().expect("a temporary directory");
     let root = base.path().join("root");
     std::fs::create_dir(&root).expect("a directory");
     let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    let [client, peer] = listeners.each_ref().map(|it| it.local_addr().expect("it is bound").port());
+    let ports: (u16, u16) = listeners.each_ref().map(|it| it.local_addr().expect("it is bound").port()).into();
     drop(listeners);
+    let url = format!("http://127.0.0.1:{}", ports.0);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let mut recorder = Recorder::new(root.to_str().expect("UTF-8"));
+    let mut disk = Disk::new();
     let mut promises = Vec::new();
     let mut lines = 0;
-    for (number, signal) in [Signal::KILL, Signal::TERM, Signal::KILL].into_iter().enumerate() {
-        let life = Life::begin(storage, base.path(), (client, peer), number);
-        let url = format!("http://127.0.0.1:{client}");
-        promises.extend(runtime.block_on(load(&url, OPERATIONS.div_ceil(3) + WORKERS, number as u64)));
+    for (number, (signal, power)) in ENDS.into_iter().enumerate() {
+        let trace = base.path().join(format!("trace-{number}"));
+        let life = Life::begin(server(storage, base.path(), ports, &trace), trace);
+        let operations = OPERATIONS.div_ceil(ENDS.len()) + WORKERS;
+        promises.extend(runtime.block_on(load(&url, operations, number as u64)));
         let text = life.end(signal);
         let calls = trace::parse(&text, lines).unwrap_or_else(|error| panic!("{error}"));
+        let first = recorder.steps.len();
         recorder.record(&calls).unwrap_or_else(|error| panic!("{error}"));
         lines += text.lines().count();
+        recorder.steps[first..].iter().for_each(|step| disk.step(step));
+        if let Some(loss) = power {
+            power_failure(&mut recorder, &mut disk, &root, loss, lines);
+        }
     }
     promises.sort_by_key(|promise| promise.at);
-    Recording { steps: recorder.steps, promises }
+    Recording { steps: recorder.steps, promises, ports }
 }
