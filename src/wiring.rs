@@ -11,6 +11,7 @@ use crate::actors::MAILBOX_CAPACITY;
 use crate::actors::applier::{self, Applier};
 use crate::actors::auditor::{self, Auditor};
 use crate::actors::compactor::{self, Compactor};
+use crate::actors::errands::{Errands, RunsErrands};
 use crate::actors::lease_keeper::LeaseKeeper;
 use crate::actors::log_writer::LogWriter;
 use crate::actors::peer_links::{self, BeginsLink, PeerIntroduced, PeerLinks};
@@ -130,6 +131,7 @@ pub trait Turns: Send + Sync {
 /// What takes the place of threads and sockets where a cast runs on its caller's thread.
 pub struct Rehearsal {
     pub turns: Arc<dyn Turns>,
+    pub errands: Arc<dyn RunsErrands>,
     pub begins_link: BeginsLink,
 }
 
@@ -220,7 +222,7 @@ async fn in_turn<A: Actor<Context = Context<A>>>(turns: Arc<dyn Turns>, life: Co
 /// When the system has no thread left.
 pub fn start(cores: Cores, around: Surroundings, placement: Placement) -> std::io::Result<Started> {
     let (system, arbiters, thread) = threads(placement)?;
-    let assembled = assemble(cores, around, &arbiters, None);
+    let assembled = assemble(cores, around, &arbiters, Errands::OnThreads, None);
     let ticker = Ticker::start(assembled.clock, assembled.listeners)?;
     let Assembled { cast, inbound, reception, removed, .. } = assembled;
     let running = Running { system, thread: Some(thread), _ticker: ticker };
@@ -233,7 +235,7 @@ pub fn start_here(cores: Cores, around: Surroundings, rehearsal: Rehearsal) -> R
     let own = System::current().arbiter().clone();
     let place = Place { arbiter: own, turns: Some(rehearsal.turns) };
     let arbiters = Arbiters { raft_node: place.clone(), log_writer: place.clone(), others: place };
-    let assembled = assemble(cores, around, &arbiters, Some(rehearsal.begins_link));
+    let assembled = assemble(cores, around, &arbiters, Errands::By(rehearsal.errands), Some(rehearsal.begins_link));
     let ticker = Ticker::start_here(assembled.clock, assembled.listeners);
     Rehearsed { cast: assembled.cast, receivers: assembled.receivers, _ticker: ticker }
 }
@@ -249,7 +251,13 @@ struct Assembled {
     removed: CancellationToken,
 }
 
-fn assemble(cores: Cores, around: Surroundings, arbiters: &Arbiters, begins_link: Option<BeginsLink>) -> Assembled {
+fn assemble(
+    cores: Cores,
+    around: Surroundings,
+    arbiters: &Arbiters,
+    errands: Errands,
+    begins_link: Option<BeginsLink>,
+) -> Assembled {
     let Surroundings { clock, metrics, log, identity, limits, request_timeout, peers, others, .. } = around;
     let view = Published::new(cores.machine.view());
     let status = Published::new(cores.node.status());
@@ -334,6 +342,7 @@ fn assemble(cores: Cores, around: Surroundings, arbiters: &Arbiters, begins_link
         data_dir: Arc::clone(&cores.data_dir),
         view: view.clone(),
         purger: cores.log_store.purger(),
+        errands: errands.clone(),
     };
     let compactor_links = compactor::Links {
         propose: raft_node.address.clone().recipient(),
@@ -389,7 +398,7 @@ fn assemble(cores: Cores, around: Surroundings, arbiters: &Arbiters, begins_link
     );
     watch_hub.run(
         &arbiters.others,
-        WatchHub::new(cores.hub, view.clone(), clock, metrics.clone(), log.new(o!("actor" => "WatchHub"))),
+        WatchHub::new(cores.hub, view.clone(), errands, clock, metrics.clone(), log.new(o!("actor" => "WatchHub"))),
     );
     let receivers = Receivers {
         step: raft_node.address.clone().recipient(),

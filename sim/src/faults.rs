@@ -72,8 +72,33 @@ kinds! {
     ClockRate,
     /// A client takes nothing from its stream for a while.
     StalledWatcher,
+    /// A disk cannot read for a while,
+    ReadErrors,
+    /// write,
+    WriteErrors,
+    /// sync, and forgets what it was to sync,
+    SyncErrors,
+    /// or take more.
+    DiskFull,
+    /// A bit that was synced turns over,
+    BitFlip,
+    /// or a sector is written where another one is. Both of a minority at a time.
+    MisdirectedWrite,
     /// Somebody holds an old view, so that compaction cannot delete what it sees.
     HeldView,
+}
+
+impl FaultKind {
+    /// Of the files of a disk.
+    pub fn is_of_disk(self) -> bool {
+        use FaultKind::{DiskFull, ReadErrors, SyncErrors, WriteErrors};
+        self.is_damage() || matches!(self, ReadErrors | WriteErrors | SyncErrors | DiskFull)
+    }
+
+    /// After which a member has to be replaced.
+    pub fn is_damage(self) -> bool {
+        matches!(self, FaultKind::BitFlip | FaultKind::MisdirectedWrite)
+    }
 }
 
 /// One fault.

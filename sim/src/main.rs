@@ -5,6 +5,7 @@
 //!   castd-sim --seeds 0..2000 --jobs 2        these, and the kept ones first; fails below the amounts that are expected
 //!   castd-sim --for 10m                       as many as there is time for
 //!   castd-sim --seed 7 --shrink               a shorter run that fails in the same way
+//!   castd-sim --seed 7 --actors --trace      one script of the level that runs the actors, turn by turn
 //!   castd-sim --bug ForgetsTags               the first seed that finds a planted bug, with --shrink a shorter run of it
 //! ```
 #![expect(
@@ -12,6 +13,7 @@
     reason = "how long a campaign takes is told by the machine's clock; no world asks it"
 )]
 
+use castd_sim::actors::{Script, play};
 use castd_sim::campaign::{self, Seeds};
 use castd_sim::seed::Plan;
 use castd_sim::{planted, run, shrink};
@@ -19,7 +21,7 @@ use std::ops::Range;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-const USAGE: &str = "usage: castd-sim [--seed N [--trace] [--shrink]] [--seeds A..B] [--for 90s|10m|8h] [--jobs N] [--failures N] [--bug NAME]";
+const USAGE: &str = "usage: castd-sim [--seed N [--actors] [--trace] [--shrink]] [--seeds A..B] [--for 90s|10m|8h] [--jobs N] [--failures N] [--bug NAME]";
 /// Failures after which a campaign gives up.
 const FAILURES_MAX: usize = 5;
 /// Seeds found in vain before a planted bug counts as not found.
@@ -31,6 +33,8 @@ struct Arguments {
     seed: Option<u64>,
     is_traced: bool,
     is_shrunk: bool,
+    /// The level that runs the actors is meant.
+    has_actors: bool,
     seeds: Range<u64>,
     lasts: Option<Duration>,
     jobs: usize,
@@ -40,9 +44,18 @@ struct Arguments {
 
 fn arguments() -> Result<Arguments, String> {
     let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let (seed, is_traced, is_shrunk, lasts, bug) = Default::default();
-    let mut parsed =
-        Arguments { seed, is_traced, is_shrunk, seeds: 0..2_000, lasts, jobs, failures_max: FAILURES_MAX, bug };
+    let (seed, is_traced, is_shrunk, has_actors, lasts, bug) = Default::default();
+    let mut parsed = Arguments {
+        seed,
+        is_traced,
+        is_shrunk,
+        has_actors,
+        seeds: 0..2_000,
+        lasts,
+        jobs,
+        failures_max: FAILURES_MAX,
+        bug,
+    };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or_else(|| format!("{word} needs a value\n{USAGE}"));
@@ -50,6 +63,7 @@ fn arguments() -> Result<Arguments, String> {
         match word.as_str() {
             "--trace" => parsed.is_traced = true,
             "--shrink" => parsed.is_shrunk = true,
+            "--actors" => parsed.has_actors = true,
             "--seed" => parsed.seed = Some(value().and_then(|given| given.parse().map_err(|_| bad(&given)))?),
             "--seeds" => parsed.seeds = value().and_then(|given| range(&given).ok_or_else(|| bad(&given)))?,
             "--for" => {
@@ -105,6 +119,12 @@ fn execute(arguments: &Arguments) -> Result<(), String> {
     }
     if let Some(seed) = arguments.seed {
         planted::plant(arguments.bug);
+        if arguments.has_actors {
+            let script = Script { is_traced: arguments.is_traced, ..Script::new(seed) };
+            println!("{script:#?}");
+            println!("{:#?}", play(&script)?);
+            return Ok(());
+        }
         if arguments.is_shrunk {
             return shorter(seed, arguments.is_traced);
         }

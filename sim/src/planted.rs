@@ -64,6 +64,8 @@ bugs! {
         ReadsWithoutAsking of "H26" at "sim/src/member/raft_node.rs",
         /// An entry was left out by one member, and nobody compared.
         SkipsAnEntry of "H21" at "sim/src/member/applier.rs",
+        /// A sync that had failed was taken for one that had not, and what it was to write was gone.
+        IgnoresFailedSync of "H98" at "sim/src/disk/files.rs",
         /// A snapshot was written over the state it was to replace, row by row.
         InstallsInPlace of "H02 H31" at "sim/src/disk/mod.rs",
         /// Leases were counted by the date, which jumps.
@@ -82,6 +84,10 @@ bugs! {
         SkipsTermCheck of "H28" at "src/raft/node/reads.rs",
         /// The log of before an install kept its entries behind the snapshot.
         KeepsStaleSuffix of "H31" at "src/raft/log/memory.rs",
+        /// Damage in the middle of the log was taken for a torn end, and what came behind it was dropped.
+        DropsDamagedSuffix of "H96" at "src/raft/log/verify.rs",
+        /// A start believed the page cache over a disk that had failed to sync.
+        TrustsThePageCache of "H98" at "src/raft/log/verify.rs",
         /// The applied index was written apart from what was applied.
         AppliedIndexApart of "H01" at "src/state/machine.rs",
         /// A leader that had been replaced still revoked leases that its successor had renewed.

@@ -5,6 +5,7 @@ use crate::dice::Dice;
 use crate::disk::Storage;
 use crate::faults::{self, Fault, FaultKind};
 use castd::config::AutoCompaction;
+use castd::ids::MemberId;
 use castd::raft::node::TICK;
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -12,6 +13,8 @@ use std::time::Duration;
 
 /// One of so many seeds takes long: leases of minutes, which are checkpointed, and little else.
 const LONG_EVERY: u64 = 100;
+/// So many of a thousand worlds have the log of servers.
+const REAL_LOGS: u32 = 600;
 
 /// How often each kind of request is made, relative to the others.
 #[derive(Clone, Debug)]
@@ -50,6 +53,8 @@ pub struct Clients {
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub seed: u64,
+    /// Logs are in files of so many bytes, as servers have them; or in a model.
+    pub log_file_bytes: Option<u64>,
     /// One for each founding member.
     pub storages: Vec<Storage>,
     pub election_ticks: usize,
@@ -88,6 +93,7 @@ impl Plan {
         let storages = (0..members)
             .map(|_| *dice.pick(&[Storage::Trusted, Storage::Trusted, Storage::Doubted, Storage::Memory]))
             .collect();
+        let log_file_bytes = Some(*dice.pick(&[4, 16, 64]) << 10).filter(|_| dice.chance(REAL_LOGS));
         let election_ticks = *dice.pick(&[10, 10, 15, 20]);
         let election = TICK * election_ticks as u32;
         let is_long = dice.below(LONG_EVERY) == 0;
@@ -95,13 +101,13 @@ impl Plan {
         let kinds: Vec<FaultKind> = FaultKind::ALL
             .iter()
             .copied()
-            .filter(|kind| is_possible(*kind, members))
-            .filter(|_| dice.chance(350))
+            .filter(|kind| is_possible(*kind, members, log_file_bytes.is_some()))
+            .filter(|kind| dice.chance(if kind.is_of_disk() { 450 } else { 350 }))
             .collect();
         let pause = if is_long { Duration::from_secs(30) } else { dice.time(election, election * 12) };
         let start = Duration::from_millis(500);
         let faults = faults::schedule(&mut Dice::new(seed, "faults", 0), &kinds, start, faults_end, pause, election);
-        let clients = Clients {
+        let mut clients = Clients {
             keys: dice.between(2, 8) as usize,
             leases: if is_long { 4 } else { dice.below(4) as usize },
             watchers: dice.below(5) as usize,
@@ -118,8 +124,11 @@ impl Plan {
             value_bytes: if dice.chance(40) { 60_000 } else { *dice.pick(&[30, 30, 30, 2_000]) },
             ttl: if is_long { 301..=400 } else { 1..=3 },
         };
+        // Who may go at any time cannot be spared for another one whose disk goes for good.
+        clients.changes_members &= !kinds.iter().any(|kind| kind.is_damage());
         Plan {
             seed,
+            log_file_bytes,
             storages,
             election_ticks,
             pre_vote: !dice.chance(100),
@@ -156,12 +165,20 @@ impl Plan {
         }
     }
 
+    /// For the disk of the member `id`.
+    pub fn files_of(&self, id: MemberId) -> Option<(u64, Dice)> {
+        self.log_file_bytes.map(|bytes| (bytes, Dice::new(self.seed, "files", id.0)))
+    }
+
     pub fn election_timeout(&self) -> Duration {
         TICK * self.election_ticks as u32
     }
 }
 
-fn is_possible(kind: FaultKind, members: usize) -> bool {
+fn is_possible(kind: FaultKind, members: usize, has_files: bool) -> bool {
+    if kind.is_of_disk() {
+        return has_files && (members > 2 || !kind.is_damage());
+    }
     use FaultKind::{Bridge, Delay, Duplication, Flapping, LeaderAlone, LinkBreaks, Loss, OneWay, Split};
     let is_of_network =
         matches!(kind, Bridge | Delay | Duplication | Flapping | LeaderAlone | LinkBreaks | Loss | OneWay | Split);

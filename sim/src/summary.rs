@@ -96,7 +96,7 @@ impl Summary {
         }
         for kind in FaultKind::ALL {
             let found = self.faults.get(kind.name()).copied().unwrap_or(0);
-            expect(kind.name(), found, seeds / 4);
+            expect(kind.name(), found, if kind.is_of_disk() { seeds / 20 } else { seeds / 4 });
         }
         if seeds >= 500 {
             short.extend(self.missing().into_iter().map(|what| format!("{what} never came to pass")));
@@ -127,7 +127,9 @@ const EXPECTED: &[&str] = &[
     "a boot that rebuilt the state",
     "a change of the membership was overtaken",
     "a compaction was finished",
+    "a damaged member was replaced",
     "a disk was stuck",
+    "a member ended because of its disk",
     "a forwarded request was repeated",
     "a link was refused",
     "a member joined where another one had been",
@@ -156,6 +158,9 @@ const AMOUNTS: &[(&str, u64)] = &[
     ("log writes lost in a crash", 250),
     ("packets came twice", 20_000),
     ("packets were lost", 20_000),
+    ("sectors were lost", 200),
+    ("sectors were torn", 100),
+    ("sectors were zeroed", 50),
     ("the membership changed", 2_000),
 ];
 

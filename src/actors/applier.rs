@@ -34,6 +34,7 @@ use crate::cast::{Published, Reply, RequestError};
 use crate::ids::{LogIndex, MemberId};
 use crate::membership::members::Members;
 use crate::mvcc::{Deleted, Left};
+use crate::planted::{self, Bug};
 use crate::process;
 use crate::quota::{AutoDisarm, Quota};
 use crate::raft::terms::LogPosition;
@@ -180,11 +181,16 @@ impl Applier {
         let slow = self.settings.slow_apply;
         let mut stopwatch = Stopwatch::start(&slice.entries, slow, self.clock, &self.metrics, &self.log);
         let mut spans = SlicedSpans::start(&slice.waiters);
+        if planted::is_on(Bug::PublishesLate) {
+            self.published.store(self.machine.view());
+        }
         let mut applied = match self.machine.apply_observed(&slice.entries, &mut stopwatch) {
             Ok(applied) => applied,
             Err(error) => process::fatal(&self.log, &format!("a committed entry could not be applied: {error}")),
         };
-        self.published.store(self.machine.view());
+        if !planted::is_on(Bug::PublishesLate) {
+            self.published.store(self.machine.view());
+        }
         let ended = self.clock.now();
         stopwatch.stop(ended);
 

@@ -19,6 +19,7 @@
 pub mod applier;
 pub mod auditor;
 pub mod compactor;
+pub mod errands;
 pub mod lease_keeper;
 pub mod log_writer;
 pub mod peer_link;

@@ -18,6 +18,7 @@ use crate::ids::{LeaseId, LogIndex, MemberId, RequestId, Term};
 use crate::lease::Grant;
 use crate::peer::quiet::Quiet;
 use crate::peer::service::InboundRoom;
+use crate::planted::{self, Bug};
 use crate::raft::conf_change::AppliedConfChange;
 use crate::raft::forwarded::ForwardedProposal;
 use crate::raft::node::{Effect, MemberProgress, Node, Proposal, READ_RETRY, RaftError, Status};
@@ -523,7 +524,16 @@ impl Handler<ReadIndex> for RaftNode {
 
     fn handle(&mut self, index: ReadIndex, context: &mut Self::Context) {
         let now = self.clock.now();
-        let reads = index.reads.into_iter().map(|read| (read.reply, read.span.child("RaftNode"))).collect();
+        let reads: Vec<_> = index.reads.into_iter().map(|read| (read.reply, read.span.child("RaftNode"))).collect();
+        if planted::is_on(Bug::JoinsReadUnderWay) {
+            let under_way = self.waiting.values_mut().find_map(|waiting| match waiting {
+                Waiting::Reads(reads) => Some(reads),
+                _ => None,
+            });
+            if let Some(under_way) = under_way {
+                return under_way.extend(reads);
+            }
+        }
         let request = self.wait(Waiting::Reads(reads));
         self.node.read_index(now, request);
         self.batch(0, now, context);

@@ -19,6 +19,7 @@ mod sending;
 use self::sending::Prepared;
 use crate::actors::Tick;
 use crate::actors::applier::SnapshotInstalled;
+use crate::actors::errands::Errands;
 use crate::actors::log_writer::TruncateLog;
 use crate::actors::raft_node::SnapshotWanted;
 use crate::cast::Published;
@@ -211,6 +212,8 @@ pub struct Links {
     pub data_dir: Arc<DataDir>,
     pub view: Published<View>,
     pub purger: Purger,
+    /// What waits for a disk.
+    pub errands: Errands,
 }
 
 pub struct Snapshotter {
@@ -286,7 +289,7 @@ impl Snapshotter {
         work: impl FnOnce() -> Result<Done, Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
     ) {
         let (myself, log) = (context.address(), self.log.clone());
-        let spawned = std::thread::Builder::new().name(name.into()).spawn(move || match work() {
+        let spawned = self.links.errands.long(name, move || match work() {
             Ok(done) => myself.do_send(done),
             Err(error) => process::fatal(&log, &format!("{error}")),
         });

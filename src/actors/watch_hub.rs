@@ -8,6 +8,7 @@
 //! core counts credits and stops in time) and reads history for it on threads that may wait for a disk.
 
 use crate::actors::Tick;
+use crate::actors::errands::Errands;
 use crate::cast::Published;
 use crate::ids::Revision;
 use crate::mvcc::{Changes, MvccError};
@@ -132,14 +133,23 @@ pub struct WatchHub {
     next_stream: u64,
     effects: Vec<Effect>,
     published: Published<View>,
+    errands: Errands,
     clock: Clock,
     metrics: Metrics,
     log: Logger,
 }
 
 impl WatchHub {
-    pub fn new(hub: Hub, published: Published<View>, clock: Clock, metrics: Metrics, log: Logger) -> Self {
-        WatchHub { hub, streams: HashMap::new(), next_stream: 0, effects: Vec::new(), published, clock, metrics, log }
+    pub fn new(
+        hub: Hub,
+        published: Published<View>,
+        errands: Errands,
+        clock: Clock,
+        metrics: Metrics,
+        log: Logger,
+    ) -> Self {
+        let (streams, next_stream, effects) = Default::default();
+        WatchHub { hub, streams, next_stream, effects, published, errands, clock, metrics, log }
     }
 
     fn step(&mut self, input: Input, context: &mut Context<Self>) {
@@ -158,7 +168,7 @@ impl WatchHub {
                 }
                 Effect::CatchUp(cohort) => {
                     let (published, hub, log) = (self.published.clone(), context.address(), self.log.clone());
-                    tokio::task::spawn_blocking(move || catch_up(&cohort, &published, &hub, &log));
+                    self.errands.short(move || catch_up(&cohort, &published, &hub, &log));
                 }
             }
         }

@@ -12,6 +12,7 @@ use castd::actors::watch_hub::{OpenStream, OpenWatch, OpenedStream, StreamDraine
 use castd::api::permit::{Caller, Permit, authorize};
 use castd::cast::{Cast, RequestError};
 use castd::ids::{LeaseId, LogIndex};
+use castd::lease::{self, Confirmation};
 use castd::state::StateHash;
 use castd::telemetry::clock::Clock;
 use castd::telemetry::trace::SpanContext;
@@ -83,7 +84,7 @@ impl Clients {
         self.asked.get()
     }
 
-    pub fn begin(&self) -> Vec<JoinHandle<()>> {
+    pub fn begin(&self) -> Vec<JoinHandle<Result<(), String>>> {
         let mut tasks: Vec<_> = (0..self.sessions).map(|client| actix::spawn(self.clone().session(client))).collect();
         let mut dice = Dice::new(self.seed, "flood", 0);
         for number in 0..self.flood {
@@ -92,14 +93,14 @@ impl Clients {
             let cast = dice.pick(&self.casts).clone();
             let this = self.clone();
             tasks.push(actix::spawn(async move {
-                this.ask(this.sessions + number, &cast, Request::plain(put)).await;
+                this.ask(this.sessions + number, &cast, Request::plain(put)).await.map(drop)
             }));
         }
         tasks.push(actix::spawn(self.clone().keep_alive()));
         tasks
     }
 
-    async fn session(self, client: usize) {
+    async fn session(self, client: usize) -> Result<(), String> {
         let mut dice = Dice::new(self.seed, "session", client as u64);
         let mut open = 0;
         for number in 0..self.requests {
@@ -118,60 +119,82 @@ impl Clients {
                     is_serializable: false,
                 },
             };
-            open += usize::from(!self.ask(client, &cast, request).await);
+            open += usize::from(!self.ask(client, &cast, request).await?);
             if open >= OPEN_MAX {
-                return;
+                break;
             }
             if dice.chance(200) {
                 tokio::time::sleep(dice.time(Duration::ZERO, Duration::from_millis(30))).await;
             }
         }
+        Ok(())
     }
 
     /// Whether it is known what came of it.
-    async fn ask(&self, client: usize, cast: &Cast, request: Request) -> bool {
+    async fn ask(&self, client: usize, cast: &Cast, request: Request) -> Result<bool, String> {
         let invoked = self.now();
         self.asked.set(self.asked.get() + 1);
         let answer = match tokio::time::timeout(PATIENCE, answer(cast, wire::ask(&request))).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => Answer::Failed(error),
-            Err(_) => panic!("nobody answers {request:?} since {PATIENCE:?}"),
+            Err(_) => return Err(format!("nobody answers {request:?} since {PATIENCE:?}")),
         };
         let outcome = wire::outcome(&answer);
         let is_known = !matches!(outcome, Outcome::Unknown(_));
         let returned = self.now();
         self.history.borrow_mut().operations.push(Operation { client, invoked, returned, request, outcome });
-        is_known
+        Ok(is_known)
     }
 
     /// One lease, and as many keepalives at once as there are puts; every one has to come to an end.
-    async fn keep_alive(self) {
-        let lease = 7_000;
-        let grant = pb::LeaseGrantRequest { id: lease, ttl: TTL_SECS };
-        let Some(cast) = self.casts.first() else { return };
+    async fn keep_alive(self) -> Result<(), String> {
+        let lease = LeaseId(7_000);
+        let grant = pb::LeaseGrantRequest { id: lease.0, ttl: TTL_SECS };
+        let Some(cast) = self.casts.first() else { return Ok(()) };
         let permit_to_grant = permit(Rpc::LeaseGrant);
         let granted = cast.replicate(&permit_to_grant, raft_request::Op::LeaseGrant(grant), SpanContext::default());
-        if granted.await.is_err() {
-            return;
+        let granted = tokio::time::timeout(PATIENCE, granted).await;
+        if granted.map_err(|_| format!("nobody answers a grant since {PATIENCE:?}"))?.is_err() {
+            return Ok(());
         }
-        let mut answers = Vec::new();
-        for number in 0..self.flood {
-            let Some(cast) = self.casts.get(number % self.casts.len()) else { continue };
+        let renewals: Vec<_> = (0..self.flood)
+            .map(|_| {
+                let this = self.clone();
+                actix::spawn(async move { this.renew(lease).await })
+            })
+            .collect();
+        for renewal in renewals {
+            renewal.await.map_err(|error| format!("a keepalive failed: {error}"))??;
+        }
+        Ok(())
+    }
+
+    /// As the edge does it: the leader's word alone counts, once it is sure that it leads.
+    async fn renew(&self, lease: LeaseId) -> Result<(), String> {
+        let Some(cast) = self.casts.iter().find(|cast| cast.status().is_leader) else { return Ok(()) };
+        let permit = permit(Rpc::LeaseKeepAlive);
+        let mut confirmed = None;
+        loop {
             let (reply, answer) = oneshot::channel();
-            cast.lease_keeper(&permit(Rpc::LeaseKeepAlive)).do_send(KeepAlive {
-                lease: LeaseId(lease),
-                confirmed: None,
-                reply,
-                span: SpanContext::default(),
-            });
-            answers.push(answer);
-        }
-        for answer in answers {
-            // Without one if the keeper has gone, or if it took too long.
-            let answer = tokio::time::timeout(PATIENCE, answer).await.expect("nobody answers a keepalive");
-            if let Ok(castd::lease::Answer::Renewed { ttl_secs }) = answer {
-                assert_eq!(ttl_secs, TTL_SECS);
-                self.kept.set(self.kept.get() + 1);
+            let span = SpanContext::default();
+            cast.lease_keeper(&permit).do_send(KeepAlive { lease, confirmed, reply, span });
+            let answer = tokio::time::timeout(PATIENCE, answer).await;
+            match answer.map_err(|_| format!("nobody answers a keepalive since {PATIENCE:?}"))? {
+                Ok(lease::Answer::Renewed { ttl_secs: TTL_SECS }) => {
+                    self.kept.set(self.kept.get() + 1);
+                    return Ok(());
+                }
+                Ok(lease::Answer::Renewed { ttl_secs }) => return Err(format!("a lease was renewed for {ttl_secs} s")),
+                Ok(lease::Answer::Gone) => return Err("a lease that was granted is said to be gone".to_owned()),
+                Ok(lease::Answer::Unconfirmed) if confirmed.is_none() => {
+                    confirmed = Some(Confirmation { term: cast.status().term, asked_at: self.clock.now() });
+                    let view = tokio::time::timeout(PATIENCE, cast.linearizable_view(&permit, SpanContext::default()));
+                    if view.await.map_err(|_| format!("nobody answers a read since {PATIENCE:?}"))?.is_err() {
+                        return Ok(());
+                    }
+                }
+                // It leads no longer, it took too long, or the keeper has gone.
+                Ok(lease::Answer::NotLeader | lease::Answer::Unconfirmed) | Err(_) => return Ok(()),
             }
         }
     }
@@ -220,8 +243,10 @@ impl Watcher {
         let watcher = Watcher { place, told: Rc::clone(&told) };
         let hub = cast.watch_hub(&permit(Rpc::Watch)).clone();
         let (replies, receiver) = mpsc::unbounded_channel();
+        let opened =
+            tokio::time::timeout(PATIENCE, hub.send(OpenStream { replies, span: SpanContext::default() })).await;
         // The hub may have ended: then there is nothing to see.
-        let Ok(stream) = hub.send(OpenStream { replies, span: SpanContext::default() }).await else {
+        let Ok(stream) = opened.map_err(|_| format!("nobody opens a stream since {PATIENCE:?}"))? else {
             return Ok(watcher);
         };
         let request = pb::WatchCreateRequest {

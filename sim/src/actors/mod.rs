@@ -6,10 +6,11 @@
 //! ```
 //! The level below drives the cores and delivers the mail between them itself. Here mail, mailboxes, batches, reply channels and
 //! tasks are those of actix and tokio; the stage decides before each turn of an actor whether it comes now, later, or after a
-//! pause. Since all that an actor says, it says in its turns, these are all the interleavings there can be.
+//! pause, and when slow work that the actors hand over (history for watchers that lag, tidying) is done. The same seed gives the
+//! same turns at the same times.
 //!
-//! The same seed gives the same turns at the same times, with one exception: threads that the actors start for slow work (history
-//! for a watcher that begins late, snapshots) answer when they answer. Scripts without late watchers have none of these.
+//! A turn is one piece here: what other threads may see between two things that an actor tells in the same turn is chance at the
+//! level below. Disks that forget, members that come back, snapshots and changes of the membership are there, too.
 
 mod clients;
 mod lane;
@@ -59,8 +60,17 @@ pub struct Ending {
     pub place: usize,
     pub actor: &'static str,
     pub turn: u64,
+    pub end: End,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// With its mail.
+    Gone,
+    /// It is there, and gets no turn any more: nobody can live with that, and a script has to fail.
+    Stuck,
     /// In the way of a bug; only for a process that expects it.
-    pub is_panic: bool,
+    Panic,
 }
 
 /// What a seed decides.
@@ -82,8 +92,14 @@ pub struct Script {
     pub flood: usize,
     pub has_late_watchers: bool,
     pub ending: Option<Ending>,
+    /// What a watcher may have queued before it lags, and what the hub keeps in memory and reads at once.
+    pub watch_bytes: usize,
+    pub recent_revisions: usize,
+    pub chunk_revisions: i64,
     /// The log's disk fails: the process ends.
     pub is_disk_broken: bool,
+    /// Prints each turn.
+    pub is_traced: bool,
 }
 
 impl Script {
@@ -94,7 +110,7 @@ impl Script {
             place: dice.index(members),
             actor: ENDING[dice.index(ENDING.len())],
             turn: dice.between(0, 60),
-            is_panic: false,
+            end: End::Gone,
         });
         Script {
             seed,
@@ -109,7 +125,11 @@ impl Script {
             flood: *dice.pick(&[100, 400, 2_000]),
             has_late_watchers: dice.chance(400),
             ending,
+            watch_bytes: *dice.pick(&[1 << 20, 64 << 10, 4 << 10]),
+            recent_revisions: *dice.pick(&[1_024, 50]),
+            chunk_revisions: *dice.pick(&[1_000, 20]),
             is_disk_broken: false,
+            is_traced: false,
         }
     }
 }
@@ -124,6 +144,8 @@ pub struct Played {
     pub revisions: usize,
     pub events: usize,
     pub kept: usize,
+    /// Slow work that was done for actors.
+    pub errands: u64,
     pub has_ended: bool,
     pub virtual_time: Duration,
 }
@@ -192,7 +214,7 @@ async fn on_stage(script: Script) -> Result<Played, String> {
         }
     }
     for task in asked {
-        task.await.map_err(|error| format!("a client failed: {error}"))?;
+        task.await.map_err(|error| format!("a client failed: {error}"))??;
     }
     stage.calm();
     lanes.calm();
@@ -214,9 +236,9 @@ fn enter(script: &Script, place: usize, clock: Clock, stage: &Stage, lanes: &Lan
     let settings = storage::Settings::new(directory.path().join("data"), StorageKind::Memory);
     let data_dir = Arc::new(DataDir::prepare(settings, &mut |_| {}).map_err(|error| error.to_string())?);
     let backend: Arc<dyn Backend> = data_dir.open_backend().map_err(|error| error.to_string())?.backend;
-    let members: Vec<_> = (1..=script.members as u64)
-        .map(|member| recovery::initial_member(MemberId(member), &[format!("http://member-{member}:2380")]))
-        .collect();
+    // Without a URL, so that nobody dials: single questions to another member are refused at once.
+    let members: Vec<_> =
+        (1..=script.members as u64).map(|member| recovery::initial_member(MemberId(member), &[])).collect();
     let mut log_store = MemoryLog::new();
     recovery::begin(&mut log_store, &members).map_err(|error| error.to_string())?;
     let recovery::Recovered { machine, window } =
@@ -239,7 +261,7 @@ fn enter(script: &Script, place: usize, clock: Clock, stage: &Stage, lanes: &Lan
     let truncated = window.terms().truncated().index;
     let snapshots = SnapshotStore::open(data_dir.snapshots_path()).map_err(|error| error.to_string())?;
     let compacted = machine.view().mvcc.compact_revision();
-    let hub = Hub::new(watch::Limits::default(), Duration::from_secs(600), script.seed, machine.revision(), compacted);
+    let hub = Hub::new(watch_limits(script), Duration::from_secs(600), script.seed, machine.revision(), compacted);
     let cores = Cores {
         node: Node::new(raft_settings, window, machine.applied(), &log).map_err(|error| error.to_string())?,
         log_store: Box::new(log_store),
@@ -285,10 +307,23 @@ fn enter(script: &Script, place: usize, clock: Clock, stage: &Stage, lanes: &Lan
         },
         request_timeout: REQUEST_TIMEOUT,
     };
-    let rehearsal = Rehearsal { turns: stage.turns_of(place), begins_link: lanes.links_of(id) };
+    let seat = stage.seat(place);
+    let rehearsal = Rehearsal { turns: seat.clone(), errands: seat, begins_link: lanes.links_of(id) };
     let rehearsed = wiring::start_here(cores, around, rehearsal);
     lanes.enter(id, rehearsed.receivers.clone());
     Ok(Player { cast: rehearsed.cast.clone(), _rehearsed: rehearsed, _data_dir: data_dir, _directory: directory })
+}
+
+fn watch_limits(script: &Script) -> watch::Limits {
+    let Script { watch_bytes, recent_revisions, chunk_revisions, .. } = *script;
+    let usual = watch::Limits::default();
+    watch::Limits {
+        stream_bytes_max: watch_bytes,
+        stream_bytes_min: usual.stream_bytes_min.min(watch_bytes),
+        recent_revisions,
+        chunk_revisions,
+        ..usual
+    }
 }
 
 /// Virtual time costs nothing: whoever waits for longer waits for ever.
@@ -346,6 +381,7 @@ fn judge(
         answered: count(|outcome| matches!(outcome, Outcome::Answered(_))),
         unknown: count(|outcome| matches!(outcome, Outcome::Unknown(_))),
         kept,
+        errands: stage.errands(),
         has_ended: lame.is_some(),
         virtual_time: clock.now(),
         ..Played::default()

@@ -6,18 +6,28 @@
 //! ```
 //! This is the interface that members have to their disks, over the log and the store that lose what was not synced. It
 //! knows files by their names and bytes, and nothing of raft.
+//!
+//! - `fuse`: the power that goes at a step, and errors.
+//! - `platter`, `files`: sectors and names, as a crash and a bad disk leave them.
+//! - `log`: the log of a server upon these files, next to a model of it.
+//! - `store`: a backend that forgets.
 
+mod files;
 mod fuse;
+mod log;
+mod platter;
 mod store;
 
-pub use fuse::{Fuse, Gone};
+pub use fuse::{Fuse, Gone, Trouble};
 
+use self::log::Log;
+use self::platter::Tally;
 use self::store::ForgetfulStore;
 use crate::dice::Dice;
 use crate::planted::{self, Bug};
 use bytes::Bytes;
 use castd::ids::{ClusterId, LogIndex, MemberId};
-use castd::raft::log::{Install, LogError, LogSize, LogStore, LogWrite, MemoryLog, Recovered};
+use castd::raft::log::{Install, LogError, LogSize, LogStore, LogWrite, Recovered};
 use castd::raft::terms::LogPosition;
 use castd::recovery::{self, RecoveryError, Stores};
 use castd::snapshot::{SnapshotError, SnapshotReader, file_name};
@@ -27,6 +37,7 @@ use castd_backend_api::{Backend, BackendError};
 use castd_proto::castdpb::SnapshotHeader;
 use raft::eraftpb::{ConfState, Entry, EntryType};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 /// What the store is like.
@@ -81,21 +92,29 @@ pub struct SnapshotFile {
     pub bytes: Bytes,
 }
 
+/// Where they stand on a simulated disk.
+const SNAPSHOTS: &str = "/snap";
+
 /// What a crash took.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Lost {
     pub writes: u64,
     pub batches: u64,
+    pub sectors: Tally,
 }
 
 pub struct Disk {
     pub storage: Storage,
     pub fuse: Fuse,
-    log: MemoryLog,
+    log: Log,
     store: Arc<ForgetfulStore>,
     snapshots: BTreeMap<String, SnapshotFile>,
     /// How often a start had to begin with an empty store.
     pub rebuilt: u64,
+    /// The start said that it is damaged.
+    has_refused: bool,
+    /// Snapshots that were found damaged.
+    pub broken_snapshots: u64,
     pub trap: Option<Trap>,
     /// Of the last vote that was written: in which term, and for whom.
     voted: (u64, u64),
@@ -124,16 +143,23 @@ pub struct Trap {
 }
 
 impl Disk {
-    pub fn new(storage: Storage) -> Self {
+    /// Of one whose log is in files of so many bytes, with the dice for these; without, there is a model in the log's place.
+    pub fn new(storage: Storage, files: Option<(u64, Dice)>) -> Self {
         let fuse = Fuse::default();
+        let log = match files {
+            Some((file_bytes, dice)) => Log::real(fuse.clone(), file_bytes, dice),
+            None => Log::model(fuse.clone()),
+        };
         let store = Arc::new(ForgetfulStore::new(storage.is_durable(), fuse.clone()));
         Disk {
             storage,
             fuse,
-            log: MemoryLog::new(),
+            log,
             store,
             snapshots: BTreeMap::new(),
             rebuilt: 0,
+            has_refused: false,
+            broken_snapshots: 0,
             trap: None,
             voted: (0, 0),
         }
@@ -142,17 +168,63 @@ impl Disk {
     /// The power goes and comes back.
     pub fn crash(&mut self, dice: &mut Dice) -> Lost {
         self.fuse.mend();
-        let unsynced = self.log.unsynced();
-        let keep = dice.index(unsynced + 1);
-        self.log.crash(keep);
+        let (writes, sectors) = self.log.crash(dice);
+        self.read_snapshots();
         let batches = dice.index(self.store.unsynced() + 1);
-        Lost { writes: (unsynced - keep) as u64, batches: self.store.crash(batches) as u64 }
+        Lost { writes, batches: self.store.crash(batches) as u64, sectors }
+    }
+
+    /// Writes that the last start found missing, as it may.
+    pub fn take_writes_lost(&mut self) -> u64 {
+        self.log.take_writes_lost()
+    }
+
+    /// Something that was synced is not as it was written.
+    pub fn is_damaged(&self) -> bool {
+        self.log.files().is_some_and(files::Files::is_damaged)
+    }
+
+    /// Or will not be.
+    pub fn is_endangered(&self) -> bool {
+        self.log.files().is_some_and(files::Files::is_endangered)
+    }
+
+    /// Nothing starts from it any more.
+    pub fn has_refused(&self) -> bool {
+        self.has_refused || self.log.has_refused()
+    }
+
+    pub fn has_files(&self) -> bool {
+        self.log.files().is_some()
+    }
+
+    pub fn flip_a_bit(&self) -> bool {
+        self.log.files().is_some_and(files::Files::flip_a_bit)
+    }
+
+    pub fn misdirect_a_write(&self) -> bool {
+        self.log.files().is_some_and(|files| {
+            files.misdirect_a_write();
+            true
+        })
+    }
+
+    /// A start has read all of it, and it made no difference.
+    pub fn forgive(&self) {
+        if let Some(files) = self.log.files() {
+            files.forgive();
+        }
+    }
+
+    /// Files that the log needs no more are deleted, or written anew.
+    pub fn purge(&mut self) -> Result<(), LogError> {
+        self.log.purge()
     }
 
     /// The process ends and the machine goes on: what was written is there.
     pub fn restart(&mut self) {
         self.fuse.mend();
-        self.log.crash(usize::MAX);
+        self.log.end();
         self.store.crash(if self.storage.is_durable() { usize::MAX } else { 0 });
     }
 
@@ -187,13 +259,11 @@ impl Disk {
         if entries.any(|entry| entry.get_entry_type() != EntryType::EntryNormal) {
             self.spring(Moment::ConfChange);
         }
-        let log = &mut self.log;
-        self.fuse.step(|| log.append_many(writes).map(drop))
+        self.log.append_many(writes).map(drop)
     }
 
     pub fn sync_log(&mut self) -> Result<(), LogError> {
-        let log = &mut self.log;
-        self.fuse.step(|| log.sync().map(drop))
+        self.log.sync().map(drop)
     }
 
     pub fn fetch(&mut self, low: LogIndex, high: LogIndex, bytes_max: u64) -> Result<Vec<Entry>, LogError> {
@@ -201,19 +271,16 @@ impl Disk {
     }
 
     pub fn cut_log(&mut self, upto: LogPosition, conf_state: &ConfState) -> Result<(), LogError> {
-        let log = &mut self.log;
-        self.fuse.step(|| log.truncate(upto, conf_state).map(drop))
+        self.log.truncate(upto, conf_state).map(drop)
     }
 
     pub fn replace_log(&mut self, install: &Install) -> Result<(), LogError> {
         self.spring(Moment::Install);
-        let log = &mut self.log;
-        self.fuse.step(|| log.replace(install).map(drop))
+        self.log.replace(install).map(drop)
     }
 
     pub fn clear_pending_install(&mut self) -> Result<(), LogError> {
-        let log = &mut self.log;
-        self.fuse.step(|| log.clear_pending_install().map(drop))
+        self.log.clear_pending_install().map(drop)
     }
 
     pub fn log_size(&self) -> LogSize {
@@ -251,6 +318,15 @@ impl Disk {
 
     /// Gives a file that is on disk its name.
     fn publish(&mut self, file: SnapshotFile) -> Result<(), Gone> {
+        if let Some(files) = self.log.files() {
+            let name = file_name(file.position);
+            let published = files.publish(&Path::new(SNAPSHOTS).join(&name), &file.bytes);
+            if published.is_err() || self.fuse.is_blown() {
+                return Err(Gone);
+            }
+            self.snapshots.insert(name, file);
+            return Ok(());
+        }
         let snapshots = &mut self.snapshots;
         self.fuse.step(|| {
             snapshots.insert(file_name(file.position), file);
@@ -275,6 +351,14 @@ impl Disk {
         let old = files.into_iter().filter(|file| file.position.index <= upto).skip(keep);
         let names: Vec<String> = old.map(|file| file_name(file.position)).collect();
         for name in names {
+            if let Some(files) = self.log.files() {
+                files.remove(&Path::new(SNAPSHOTS).join(&name));
+                if self.fuse.is_blown() {
+                    return Err(Gone);
+                }
+                self.snapshots.remove(&name);
+                continue;
+            }
             let snapshots = &mut self.snapshots;
             self.fuse.step(|| {
                 snapshots.remove(&name);
@@ -282,6 +366,24 @@ impl Disk {
             })?;
         }
         Ok(())
+    }
+
+    /// After a crash: those that are sound. One with its name was synced before it got that.
+    fn read_snapshots(&mut self) {
+        let Some(files) = self.log.files() else { return };
+        self.snapshots.clear();
+        for (path, bytes) in files.read_all(Path::new(SNAPSHOTS)) {
+            let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|name| name.ends_with("cast"))
+            else {
+                continue;
+            };
+            match sound(bytes.into()) {
+                Ok(file) if file_name(file.position) == name => drop(self.snapshots.insert(name.to_owned(), file)),
+                _ if files.is_damaged() => self.broken_snapshots += 1,
+                Ok(file) => panic!("the snapshot {name} is that of {:?}", file.position),
+                Err(error) => panic!("the snapshot {name} is damaged after a crash: {error}"),
+            }
+        }
     }
 
     // ---- The store ----
@@ -313,9 +415,10 @@ impl Disk {
     /// State and log as a start makes them fit each other.
     pub fn open_state(&mut self) -> Result<recovery::Recovered, DiskError> {
         // The log is not among what the stores are looked for in.
-        let mut log = std::mem::take(&mut self.log);
+        let mut log = std::mem::replace(&mut self.log, Log::model(self.fuse.clone()));
         let opened = recovery::open_state(&mut log, self);
         self.log = log;
+        self.has_refused |= self.is_damaged() && matches!(opened, Err(DiskError::NothingLeft { .. }));
         opened
     }
 

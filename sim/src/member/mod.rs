@@ -204,8 +204,15 @@ pub struct Member {
 }
 
 impl Member {
-    pub fn found(id: MemberId, url: String, storage: Storage, clock: Clock, all: &[(MemberId, String)]) -> Self {
-        let mut disk = Disk::new(storage);
+    pub fn found(
+        id: MemberId,
+        url: String,
+        storage: Storage,
+        clock: Clock,
+        all: &[(MemberId, String)],
+        plan: &Plan,
+    ) -> Self {
+        let mut disk = Disk::new(storage, plan.files_of(id));
         let members: Vec<_> =
             all.iter().map(|(id, url)| recovery::initial_member(*id, std::slice::from_ref(url))).collect();
         disk.begin(|log| recovery::begin(log, &members)).expect("a working disk");
@@ -219,8 +226,9 @@ impl Member {
         storage: Storage,
         clock: Clock,
         others: Vec<(MemberId, Vec<String>)>,
+        plan: &Plan,
     ) -> Self {
-        let mut disk = Disk::new(storage);
+        let mut disk = Disk::new(storage, plan.files_of(id));
         disk.begin(|log| recovery::begin_joining(log)).expect("a working disk");
         Member::new(id, url, disk, clock, others)
     }
@@ -263,7 +271,9 @@ impl Member {
         self.boots += 1;
         let Turn { true_now, settings, .. } = turn;
         let started = self.clock.at(true_now);
-        if self.disk.load()?.pending_install.is_some() {
+        let loaded = self.disk.load()?;
+        turn.checks.summary.add_count("log writes lost in a crash", self.disk.take_writes_lost());
+        if loaded.pending_install.is_some() {
             turn.checks.summary.count("a boot with a pending install");
         }
         let rebuilt = self.disk.rebuilt;

@@ -71,7 +71,7 @@ impl World {
     }
 
     /// Clients and other members notice that the process has gone.
-    fn broken_off(&mut self, place: usize) {
+    pub(super) fn broken_off(&mut self, place: usize) {
         let Some(running) = &self.members[place].running else { return };
         let boot = running.boot;
         let calls: Vec<_> = running.actors.edge.calls().collect();
@@ -112,6 +112,9 @@ impl World {
         summary.count("a member crashed");
         summary.add_count("log writes lost in a crash", lost.writes);
         summary.add_count("store batches lost in a crash", lost.batches);
+        summary.add_count("sectors were lost", lost.sectors.lost);
+        summary.add_count("sectors were torn", lost.sectors.torn);
+        summary.add_count("sectors were zeroed", lost.sectors.zeroed);
         self.put(down, Event::Boot { place });
         true
     }
@@ -172,7 +175,7 @@ impl World {
         let storage = *dice.pick(&[Storage::Trusted, Storage::Doubted, Storage::Memory]);
         let error = self.plan.clock_error;
         let clock = Clock::new(dice.between(0, 2 * error.unsigned_abs()) as i64 - error);
-        let mut member = Member::join(id, url, storage, clock, others);
+        let mut member = Member::join(id, url, storage, clock, others, &self.plan);
         self.checks.summary.count("a member joined");
         match self.members.get_mut(place) {
             Some(departed) => {
@@ -193,6 +196,9 @@ impl World {
     /// A store writes to its disk by itself, now and then.
     pub(super) fn write_back(&mut self, place: usize) {
         self.members[place].disk.write_back(&mut self.disk_dice);
+        if self.members[place].running.is_some() {
+            self.with(place, |member, _| Ok(member.disk.purge()?));
+        }
         let after = self.disk_dice.time(Duration::from_millis(50), Duration::from_secs(2));
         self.put(after, Event::WriteBack { place });
     }

@@ -134,6 +134,10 @@ pub(super) enum Event {
         fault: usize,
         is_cut: bool,
     },
+    /// Somebody looks after a member whose disk is damaged.
+    Operator {
+        lost: MemberId,
+    },
     /// A store writes to its disk by itself.
     WriteBack {
         place: usize,

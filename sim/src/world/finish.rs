@@ -25,7 +25,9 @@ impl World {
         // Members that were added, and that nobody has started yet, may be needed for a majority.
         self.start_missing();
         self.mend_everything();
+        self.find_damage();
         self.expect_progress();
+        self.expect("members whose disks are damaged have been replaced", |world| world.lost.is_empty());
         self.is_stopping = true;
         let stopped = self.now;
         self.expect("all requests are answered or given up", World::is_quiet);

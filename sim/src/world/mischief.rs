@@ -1,7 +1,7 @@
 //! Faults begin, and end.
 
 use super::{Event, World};
-use crate::disk::{Moment, Trap};
+use crate::disk::{Moment, Trap, Trouble};
 use crate::faults::{Fault, FaultKind};
 use crate::member::Fate;
 use crate::member::mail::Job;
@@ -15,6 +15,7 @@ pub(super) enum Ongoing {
     Cut(Vec<Way>),
     Weather(Fault),
     Flapping(Vec<Way>),
+    Disk(usize, Trouble),
 }
 
 impl World {
@@ -188,6 +189,24 @@ impl World {
                 stream.stalled_until = until;
                 true
             }
+            FaultKind::ReadErrors => self.trouble(number, some(&running), Trouble::Read, lasts),
+            FaultKind::WriteErrors => self.trouble(number, some(&running), Trouble::Write, lasts),
+            FaultKind::SyncErrors => self.trouble(number, some(&running), Trouble::Sync, lasts),
+            FaultKind::DiskFull => self.trouble(number, some(&running), Trouble::Full, lasts),
+            FaultKind::BitFlip => {
+                let Some(place) = some(&running).filter(|place| self.may_be_damaged(*place)) else { return false };
+                let is_flipped = self.members[place].disk.flip_a_bit();
+                // Found at once, or when it happens to be read.
+                if is_flipped && strength < 500 {
+                    self.crash(place, lasts);
+                }
+                is_flipped
+            }
+            FaultKind::MisdirectedWrite => {
+                let Some(place) = some(&running).filter(|place| self.may_be_damaged(*place)) else { return false };
+                self.members[place].disk.fuse.blow_after(10 + u64::from(strength) % 200, who >> 32 & 1 == 1);
+                self.members[place].disk.misdirect_a_write()
+            }
             FaultKind::HeldView => {
                 let Some(place) = some(&running) else { return false };
                 let Some(running) = &self.members[place].running else { return false };
@@ -196,6 +215,22 @@ impl World {
                 true
             }
         }
+    }
+
+    fn trouble(&mut self, number: usize, place: Option<usize>, trouble: Trouble, lasts: Duration) -> bool {
+        let Some(place) = place.filter(|place| self.members[*place].disk.has_files()) else { return false };
+        self.members[place].disk.fuse.begin_trouble(trouble);
+        self.ongoing.insert(number, Ongoing::Disk(place, trouble));
+        self.put(lasts, Event::FaultEnds { fault: number });
+        true
+    }
+
+    /// A majority has to keep what it has.
+    fn may_be_damaged(&self, place: usize) -> bool {
+        let bad = self.members.iter().filter(|member| member.disk.is_endangered() && member.fate == Fate::Belongs);
+        let bad = bad.count() + self.lost.len();
+        let disk = &self.members[place].disk;
+        disk.has_files() && !disk.is_endangered() && bad < (self.plan.storages.len() - 1) / 2
     }
 
     fn set_traps(&mut self, moment: Moment, steps: u64, fault: Fault) -> bool {
@@ -241,6 +276,7 @@ impl World {
                 }
             }
             Ongoing::Weather(_) => self.change_weather(),
+            Ongoing::Disk(place, trouble) => self.members[place].disk.fuse.end_trouble(trouble),
         }
     }
 
@@ -280,7 +316,7 @@ impl World {
             member.paused_until = Duration::ZERO;
             member.slow_disk = (1, Duration::ZERO);
             member.stuck_until = None;
-            member.disk.fuse.mend();
+            member.disk.fuse.replace();
             member.disk.trap = None;
             if let Some(running) = &mut member.running {
                 running.shared.streams.values_mut().for_each(|stream| stream.stalled_until = Duration::ZERO);

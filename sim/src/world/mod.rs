@@ -8,6 +8,7 @@
 //! - `serving`: clients and members hear of each other.
 //! - `between`: links, packets, snapshots and questions between members.
 //! - `mischief`: faults begin and end.
+//! - `operator`: members whose disks are damaged are replaced.
 //! - `finish`: all is mended; liveness, convergence, judgement.
 
 mod between;
@@ -15,6 +16,7 @@ mod carry;
 mod event;
 mod finish;
 mod mischief;
+mod operator;
 mod serving;
 
 use self::event::Event;
@@ -75,6 +77,10 @@ pub struct World {
     is_stopping: bool,
     watch_until: i64,
     moves: Vec<Move>,
+    /// Members whose disks are damaged, and that are to be replaced.
+    lost: BTreeMap<MemberId, usize>,
+    /// Of the operator's last request.
+    operated: u64,
 }
 
 impl World {
@@ -89,7 +95,7 @@ impl World {
         let members: Vec<Member> = ids
             .iter()
             .zip(&plan.storages)
-            .map(|((id, url), storage)| Member::found(*id, url.clone(), *storage, clock(), &ids))
+            .map(|((id, url), storage)| Member::found(*id, url.clone(), *storage, clock(), &ids, &plan))
             .collect();
         let Plan { loss, duplication, transit, reorders, .. } = plan;
         let network = Network::new(Weather { loss, duplication, transit, reorders });
@@ -128,6 +134,8 @@ impl World {
             is_stopping: false,
             watch_until: i64::MAX,
             moves: Vec::new(),
+            lost: BTreeMap::new(),
+            operated: 0,
             plan,
         }
     }
@@ -234,6 +242,7 @@ impl World {
             Event::FaultEnds { fault } => self.fault_ends(fault),
             Event::Flap { fault, is_cut } => self.flap(fault, is_cut),
             Event::WriteBack { place } => self.write_back(place),
+            Event::Operator { lost } => self.operate(lost),
             // Of a process that has ended.
             Event::Turn { .. }
             | Event::Rest { .. }
@@ -267,11 +276,18 @@ impl World {
         };
         let acted = act(member, turn);
         let is_over = member.disk.fuse.is_blown();
+        let has_failed = acted.is_err();
         if let Err(Fatal(reason)) = acted {
-            assert!(is_over, "member {} ends: {reason}", member.id);
+            let disk = &member.disk;
+            let is_excused = is_over || disk.fuse.has_failed() || disk.is_damaged();
+            assert!(is_excused, "member {} ends: {reason}", member.id);
         }
         if is_over {
             self.crash_at_step(place);
+            return None;
+        }
+        if has_failed {
+            self.disk_failed(place);
             return None;
         }
         let is_disk_touched = member.disk.fuse.steps() != steps;

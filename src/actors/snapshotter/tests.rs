@@ -1,6 +1,7 @@
 //! Who shares which piece of work, seen through a backend that works only when it is let.
 
 use super::*;
+use crate::actors::errands::Errands;
 use crate::peer::courier::{CarriesSnapshots, CarryError};
 use crate::raft::log::{LogStore, MemoryLog};
 use crate::snapshot::outbound::Parcel;
@@ -177,6 +178,7 @@ impl World {
             data_dir: Arc::new(data_dir),
             view: Published::new(machine.view()),
             purger: MemoryLog::new().purger(),
+            errands: Errands::OnThreads,
         };
         let metrics = Metrics::new(crate::telemetry::metrics::MetricsLevel::Basic);
         let snapshotter = Snapshotter::new(

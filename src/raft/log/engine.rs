@@ -12,6 +12,7 @@
 //! - A failed fsync panics inside it, which ends the process: just what is wanted.
 //! - Batches over 8 KiB are compressed by default: off, it costs CPU in front of the fsync that everybody waits for.
 
+use super::files::LogFiles;
 use super::ledger::{Ledger, LiveSize, entry_bytes};
 use super::record::{BASE_KEY, BaseRecord, FORMAT, STATE_KEY, StateRecord, TERMS_KEY, TermsRecord};
 use super::verify::{self, GROUP};
@@ -20,9 +21,8 @@ use crate::ids::LogIndex;
 use crate::raft::terms::{LogPosition, TermIndex};
 use ::raft::eraftpb::{ConfState, Entry};
 use prost::Message;
+use raft_engine::env::DefaultFileSystem;
 use raft_engine::{Command, Engine, LogBatch, MessageExt, ReadableSize};
-use std::fs;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -48,16 +48,18 @@ pub struct EngineLogOptions {
     pub file_bytes: u64,
     /// The log's files are looked through for superfluous ones only above this size in all.
     pub purge_above_bytes: u64,
+    /// Files are read by so many threads at a start.
+    pub recovery_threads: usize,
 }
 
 impl EngineLogOptions {
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), fsync: true, file_bytes: 64 << 20, purge_above_bytes: 256 << 20 }
+        Self { dir: dir.into(), fsync: true, file_bytes: 64 << 20, purge_above_bytes: 256 << 20, recovery_threads: 4 }
     }
 }
 
-pub struct EngineLog {
-    engine: Arc<Engine>,
+pub struct EngineLog<F: LogFiles = DefaultFileSystem> {
+    engine: Arc<Engine<F>>,
     dir: PathBuf,
     fsync: bool,
     ledger: Ledger,
@@ -81,9 +83,17 @@ struct Beside {
 impl EngineLog {
     /// Opens the log, or makes an empty one. Damage other than a torn end is an error.
     pub fn open(options: EngineLogOptions) -> Result<Self, LogError> {
-        let EngineLogOptions { dir, fsync, file_bytes, purge_above_bytes } = options;
-        create_directory(&dir)?;
-        verify::check_and_repair(&dir)?;
+        Self::open_on(DefaultFileSystem, options)
+    }
+}
+
+impl<F: LogFiles> EngineLog<F> {
+    /// As [`EngineLog::open`], on `files`.
+    pub fn open_on(files: F, options: EngineLogOptions) -> Result<Self, LogError> {
+        let EngineLogOptions { dir, fsync, file_bytes, purge_above_bytes, recovery_threads } = options;
+        let files = Arc::new(files);
+        create_directory(files.as_ref(), &dir)?;
+        verify::check_and_repair(files.as_ref(), &dir)?;
         let config = raft_engine::Config {
             dir: dir.to_str().ok_or_else(|| not_utf8(&dir))?.into(),
             // Whatever it would tolerate has been repaired or refused by now.
@@ -93,10 +103,11 @@ impl EngineLog {
             purge_threshold: ReadableSize(purge_above_bytes),
             // Old files are written over, which spares the file system the allocation of blocks at each fsync.
             enable_log_recycle: true,
+            recovery_threads,
             ..raft_engine::Config::default()
         };
-        let engine = Engine::open(config).map_err(failed("open"))?;
-        verify::sync_directory(&dir)?;
+        let engine = Engine::open_with_file_system(config, Arc::clone(&files)).map_err(failed("open"))?;
+        verify::sync_directory(files.as_ref(), &dir)?;
         let mut log = Self {
             engine: Arc::new(engine),
             dir,
@@ -234,7 +245,7 @@ impl EngineLog {
     }
 }
 
-impl LogStore for EngineLog {
+impl<F: LogFiles> LogStore for EngineLog<F> {
     fn load(&mut self, above: LogIndex) -> Result<Recovered, LogError> {
         let terms = &self.ledger.terms;
         let mut low = terms.first_index().max(above.0.saturating_add(1));
@@ -317,7 +328,7 @@ impl LogStore for EngineLog {
     }
 
     fn purger(&self) -> Purger {
-        Purger(Some(Arc::clone(&self.engine)))
+        Purger::new(Arc::clone(&self.engine))
     }
 
     fn size(&self) -> LogSize {
@@ -335,13 +346,13 @@ fn not_utf8(dir: &Path) -> LogError {
 }
 
 /// With its parents, each entry synced, for the owner only.
-fn create_directory(dir: &Path) -> Result<(), LogError> {
-    if dir.is_dir() {
+fn create_directory<F: LogFiles>(files: &F, dir: &Path) -> Result<(), LogError> {
+    if files.is_directory(dir) {
         return Ok(());
     }
     let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    create_directory(parent)?;
-    let created = fs::DirBuilder::new().mode(0o700).create(dir);
+    create_directory(files, parent)?;
+    let created = files.create_directory(dir);
     created.map_err(|source| LogError::Io { operation: "create", path: dir.into(), source })?;
-    verify::sync_directory(parent)
+    verify::sync_directory(files, parent)
 }

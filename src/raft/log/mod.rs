@@ -1,7 +1,7 @@
 //! The raft log on disk, seen by its only owner, the LogWriter.
 //!
 //! ```text
-//!   LogWriter ── dyn LogStore ─┬─ EngineLog   engine.rs   raft-engine files, checked by verify.rs before they are opened
+//!   LogWriter ── dyn LogStore ─┬─ EngineLog   engine.rs   raft-engine files (files.rs), checked by verify.rs before they are opened
 //!                              └─ MemoryLog   memory.rs   for the simulator: loses what was not synced, on request
 //!                 both keep a Ledger (ledger.rs): what the log holds by now, and whether a write may follow it
 //! ```
@@ -10,6 +10,7 @@
 //! what is there. Nothing in here decides *when* to write, sync, cut or purge.
 
 mod engine;
+mod files;
 mod ledger;
 mod memory;
 mod record;
@@ -21,12 +22,14 @@ mod contract;
 mod damage;
 
 pub use engine::{EngineLog, EngineLogOptions};
+pub use files::LogFiles;
 pub use memory::MemoryLog;
 
 use crate::ids::LogIndex;
 use crate::raft::terms::{LogPosition, TermIndex};
 use ::raft::eraftpb::{ConfState, Entry, HardState};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A failed read or write of the log. Fatal for the caller, and never retried: a second fsync may report success for
@@ -157,13 +160,28 @@ pub trait LogStore: Send {
 /// Gives back space that the log no longer needs. To be run on a timer, away from the LogWriter's thread: it may copy
 /// live entries out of old files. It keeps the files open: drop every purger before the log is opened again.
 #[derive(Clone, Default)]
-pub struct Purger(Option<std::sync::Arc<raft_engine::Engine>>);
+pub struct Purger(Option<Arc<dyn Purge + Send + Sync>>);
+
+/// Answers which groups hold old files with what is still live.
+trait Purge {
+    fn purge(&self) -> raft_engine::Result<Vec<u64>>;
+}
+
+impl<F: LogFiles> Purge for raft_engine::Engine<F> {
+    fn purge(&self) -> raft_engine::Result<Vec<u64>> {
+        self.purge_expired_files()
+    }
+}
 
 impl Purger {
+    fn new<F: LogFiles>(engine: Arc<raft_engine::Engine<F>>) -> Self {
+        Self(Some(engine))
+    }
+
     /// Answers whether old files are held by entries that are still live: cutting the log would free more.
     pub fn run(&self) -> Result<bool, LogError> {
         let Some(engine) = &self.0 else { return Ok(false) };
-        let held = engine.purge_expired_files();
+        let held = engine.purge();
         held.map(|groups| !groups.is_empty()).map_err(|source| LogError::Engine { operation: "purge", source })
     }
 }

@@ -17,13 +17,16 @@
 //! process failed, the page cache shows data that is not on disk and that no later fsync would write.
 
 use super::LogError;
+use super::files::LogFiles;
 use super::record::{STATE_KEY, StateRecord};
+use crate::planted::{self, Bug};
 use prost::Message;
+use raft_engine::env::{Handle as _, Permission};
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::FileExt;
+use std::fs::{File, TryLockError};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const MAGIC: &[u8] = b"RAFT-LOG-FILE-HEADER-9986AB3E47F320B394C8E84916EB0ED5";
 /// Magic, version, alignment.
@@ -37,28 +40,30 @@ const NAME_DIGITS: usize = 16;
 pub(super) const GROUP: u64 = 1;
 
 /// Checks every file under `dir` and repairs the end of the newest. Nothing happens to a directory that is not there.
-pub(super) fn check_and_repair(dir: &Path) -> Result<(), LogError> {
-    if !dir.exists() {
+pub(super) fn check_and_repair<F: LogFiles>(files: &F, dir: &Path) -> Result<(), LogError> {
+    if !files.is_directory(dir) {
         return Ok(());
     }
-    let _lock = lock(dir)?;
-    let files = list(dir)?;
-    for (at, (path, number)) in files.rewrite.iter().enumerate() {
-        let newest = at + 1 == files.rewrite.len();
-        let bytes = read(path)?;
+    let _lock = lock(files, dir)?;
+    let Queues { append, rewrite } = list(files, dir)?;
+    for (at, (path, number)) in rewrite.iter().enumerate() {
+        let newest = at + 1 == rewrite.len();
+        let bytes = read(files, path)?;
         let survey = Survey::of(&bytes, *number, None);
         match survey.defect {
             None => {}
             // The copying of live entries was cut short; they are all still in the append files. If they were not, the
             // state in those would not match what is left, and the start ends there.
-            Some(_) if newest => truncate(path, if survey.end < FILE_HEADER_BYTES { None } else { Some(survey.end) })?,
+            Some(_) if newest => {
+                truncate(files, path, if survey.end < FILE_HEADER_BYTES { None } else { Some(survey.end) })?;
+            }
             Some(defect) => return Err(corrupt(path, survey.end, defect)),
         }
     }
     let mut last_number = None;
-    for (at, (path, number)) in files.append.iter().enumerate() {
-        let newest = at + 1 == files.append.len();
-        let bytes = read(path)?;
+    for (at, (path, number)) in append.iter().enumerate() {
+        let newest = at + 1 == append.len();
+        let bytes = read(files, path)?;
         let survey = Survey::of(&bytes, *number, last_number);
         last_number = survey.last_number;
         if let Some(defect) = survey.defect
@@ -67,7 +72,7 @@ pub(super) fn check_and_repair(dir: &Path) -> Result<(), LogError> {
             return Err(corrupt(path, survey.end, defect));
         }
         if newest {
-            repair(path, &bytes, &survey)?;
+            repair(files, path, &bytes, &survey)?;
         }
     }
     Ok(())
@@ -81,55 +86,54 @@ fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Log
     move |source| LogError::Io { operation, path: path.into(), source }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, LogError> {
-    fs::read(path).map_err(failed("read", path))
+fn read<F: LogFiles>(files: &F, path: &Path) -> Result<Vec<u8>, LogError> {
+    let file = Arc::new(files.open(path, Permission::ReadOnly).map_err(failed("open", path))?);
+    let mut bytes = Vec::with_capacity(file.file_size().map_err(failed("look at", path))?);
+    let mut reader = files.new_reader(file).map_err(failed("open", path))?;
+    reader.read_to_end(&mut bytes).map_err(failed("read", path))?;
+    Ok(bytes)
 }
 
 /// raft-engine takes the same lock on the same file right after.
-fn lock(dir: &Path) -> Result<File, LogError> {
+fn lock<F: LogFiles>(files: &F, dir: &Path) -> Result<Option<File>, LogError> {
     let path = dir.join("LOCK");
-    let file = File::create(&path).map_err(failed("create", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(LogError::Locked { path: dir.into() }),
-        Err(fs::TryLockError::Error(source)) => Err(LogError::Io { operation: "lock", path, source }),
+    match files.lock(&path) {
+        Ok(lock) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(LogError::Locked { path: dir.into() }),
+        Err(TryLockError::Error(source)) => Err(LogError::Io { operation: "lock", path, source }),
     }
 }
 
 #[derive(Default)]
-struct Files {
+struct Queues {
     append: Vec<(PathBuf, u64)>,
     rewrite: Vec<(PathBuf, u64)>,
 }
 
-fn list(dir: &Path) -> Result<Files, LogError> {
-    let mut files = Files::default();
-    for item in fs::read_dir(dir).map_err(failed("list", dir))? {
-        let path = item.map_err(failed("list", dir))?.path();
-        if !path.is_file() {
-            continue;
-        }
+fn list<F: LogFiles>(files: &F, dir: &Path) -> Result<Queues, LogError> {
+    let mut queues = Queues::default();
+    for path in files.list(dir).map_err(failed("list", dir))? {
         let foreign = || LogError::Corrupt { path: path.clone(), offset: None, detail: "not a file of the log".into() };
         let name =
             path.file_name().and_then(|name| name.to_str()).filter(|name| name.is_ascii()).ok_or_else(foreign)?;
         let Some((stem, extension)) = name.split_once('.') else { continue };
         let queue = match extension {
-            "raftlog" => &mut files.append,
-            "rewrite" => &mut files.rewrite,
+            "raftlog" => &mut queues.append,
+            "rewrite" => &mut queues.rewrite,
             _ => continue,
         };
         let digits = stem.len() == NAME_DIGITS && stem.bytes().all(|byte| byte.is_ascii_digit());
         let number = stem.parse().ok().filter(|_| digits).ok_or_else(foreign)?;
         queue.push((path, number));
     }
-    for queue in [&mut files.append, &mut files.rewrite] {
+    for queue in [&mut queues.append, &mut queues.rewrite] {
         queue.sort_by_key(|file| file.1);
         // Files kept for reuse after a purge keep their names until a clean shutdown, and a later purge may have deleted
         // their successors: what is before a gap is stale, and raft-engine skips it too.
         let live = (1..queue.len()).rev().find(|&at| queue[at].1 != queue[at - 1].1 + 1).unwrap_or(0);
         queue.drain(..live);
     }
-    Ok(files)
+    Ok(queues)
 }
 
 /// What a walk over the batches of one file found.
@@ -176,6 +180,9 @@ impl Survey {
 
     /// Whether a sound batch behind the defect says that the damaged one had been synced.
     fn vouched_for(&self, bytes: &[u8], file_number: u64) -> bool {
+        if planted::is_on(Bug::DropsDamagedSuffix) {
+            return false;
+        }
         let damaged = self.last_number.map_or(1, |number| number.saturating_add(1));
         let mut at = self.end + 1;
         while at < bytes.len() {
@@ -202,32 +209,36 @@ fn check_file_header(bytes: &[u8]) -> Option<&'static str> {
 }
 
 /// Writes again what may not have reached the disk, and cuts off what a crash tore.
-fn repair(path: &Path, bytes: &[u8], survey: &Survey) -> Result<(), LogError> {
+fn repair<F: LogFiles>(files: &F, path: &Path, bytes: &[u8], survey: &Survey) -> Result<(), LogError> {
     if survey.end < FILE_HEADER_BYTES {
-        return truncate(path, None);
+        return truncate(files, path, None);
     }
-    let file = OpenOptions::new().write(true).open(path).map_err(failed("open", path))?;
+    let file = Arc::new(files.open(path, Permission::ReadWrite).map_err(failed("open", path))?);
     if survey.end < bytes.len() {
-        file.set_len(survey.end as u64).map_err(failed("truncate", path))?;
+        file.truncate(survey.end).map_err(failed("truncate", path))?;
     }
-    file.write_all_at(&bytes[survey.synced_end..survey.end], survey.synced_end as u64)
-        .map_err(failed("write", path))?;
-    file.sync_all().map_err(failed("sync", path))
+    if planted::is_on(Bug::TrustsThePageCache) {
+        return Ok(());
+    }
+    let mut writer = files.new_writer(Arc::clone(&file)).map_err(failed("open", path))?;
+    writer.seek(SeekFrom::Start(survey.synced_end as u64)).map_err(failed("write", path))?;
+    writer.write_all(&bytes[survey.synced_end..survey.end]).map_err(failed("write", path))?;
+    file.sync().map_err(failed("sync", path))
 }
 
 /// Cuts a file; without a length, removes it: raft-engine would go on in it with an older format.
-fn truncate(path: &Path, length: Option<usize>) -> Result<(), LogError> {
+fn truncate<F: LogFiles>(files: &F, path: &Path, length: Option<usize>) -> Result<(), LogError> {
     let Some(length) = length else {
-        fs::remove_file(path).map_err(failed("remove", path))?;
-        return sync_directory(path.parent().unwrap_or(path));
+        files.delete(path).map_err(failed("remove", path))?;
+        return sync_directory(files, path.parent().unwrap_or(path));
     };
-    let file = OpenOptions::new().write(true).open(path).map_err(failed("open", path))?;
-    file.set_len(length as u64).map_err(failed("truncate", path))?;
-    file.sync_all().map_err(failed("sync", path))
+    let file = files.open(path, Permission::ReadWrite).map_err(failed("open", path))?;
+    file.truncate(length).map_err(failed("truncate", path))?;
+    file.sync().map_err(failed("sync", path))
 }
 
-pub(super) fn sync_directory(dir: &Path) -> Result<(), LogError> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("sync", dir))
+pub(super) fn sync_directory<F: LogFiles>(files: &F, dir: &Path) -> Result<(), LogError> {
+    files.sync_directory(dir).map_err(failed("sync", dir))
 }
 
 struct Batch {
