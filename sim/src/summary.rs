@@ -134,6 +134,7 @@ const EXPECTED: &[&str] = &[
     "a link was refused",
     "a member joined where another one had been",
     "a read was late",
+    "a snapshot took the place of entries behind it",
     "a snapshot was withdrawn",
     "a view kept rows from being deleted",
     "a watch was ended by compaction",

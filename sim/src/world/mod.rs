@@ -73,6 +73,8 @@ pub struct World {
     shown_last: BTreeMap<(usize, u64), Duration>,
     newest: i64,
     answered: u64,
+    /// Writes whose answers nobody hears.
+    unheard: u64,
     events: u64,
     is_stopping: bool,
     watch_until: i64,
@@ -130,6 +132,7 @@ impl World {
             shown_last: BTreeMap::new(),
             newest: 1,
             answered: 0,
+            unheard: 0,
             events: 0,
             is_stopping: false,
             watch_until: i64::MAX,
