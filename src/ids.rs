@@ -1,6 +1,12 @@
 //! Numbers that must not be mistaken for one another.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasherDefault, DefaultHasher};
+
+/// By numbers that this process gives out itself, so that nobody can choose them to collide. Its order is the same in each run:
+/// who waits in it is told in the same order when it goes.
+pub type CountedMap<K, V> = HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {

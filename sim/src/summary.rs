@@ -139,9 +139,13 @@ const EXPECTED: &[&str] = &[
     "a view kept rows from being deleted",
     "a watch was ended by compaction",
     "entries were fetched from the log",
+    "files of a log were deleted",
+    "files of a log were used again",
     "history was compacted by itself",
     "history was read for watchers",
+    "snapshots were found damaged",
     "the leader was asked by another member",
+    "writes were misdirected",
 ];
 
 /// How often something has to have happened in a thousand seeds.

@@ -9,7 +9,7 @@
 
 use crate::actors::Tick;
 use crate::actors::raft_node::{LeaderChanged, LeasesCheckpointed, LeasesExpired};
-use crate::ids::LeaseId;
+use crate::ids::{CountedMap, LeaseId};
 use crate::lease::{self, Answer, Confirmation, Effect, Input, KeepAliveId, LeaseTable, TimeLeft};
 use crate::state::LeaseChange;
 use crate::telemetry::clock::Clock;
@@ -17,7 +17,6 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::{Span, SpanContext};
 use actix::{Actor, Context, Handler, Message, MessageResult, Recipient};
 use slog::Logger;
-use std::collections::HashMap;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -79,7 +78,7 @@ struct Waiting {
 pub struct LeaseKeeper {
     core: lease::LeaseKeeper,
     effects: Vec<Effect>,
-    waiting: HashMap<KeepAliveId, Waiting>,
+    waiting: CountedMap<KeepAliveId, Waiting>,
     next_request: u64,
     expired: Recipient<LeasesExpired>,
     checkpointed: Recipient<LeasesCheckpointed>,
@@ -102,7 +101,7 @@ impl LeaseKeeper {
         LeaseKeeper {
             core,
             effects: Vec::new(),
-            waiting: HashMap::new(),
+            waiting: CountedMap::default(),
             next_request: 0,
             expired,
             checkpointed,

@@ -14,7 +14,7 @@ use crate::actors::log_writer::{AppendLog, FetchLog, ReplaceLog};
 use crate::actors::peer_links::{Forward, LinkChanged, Send};
 use crate::actors::snapshotter::{LogCut, SnapshotOffered, SnapshotSent, SnapshotWithdrawn};
 use crate::cast::{Published, Reply, RequestError};
-use crate::ids::{LeaseId, LogIndex, MemberId, RequestId, Term};
+use crate::ids::{CountedMap, LeaseId, LogIndex, MemberId, RequestId, Term};
 use crate::lease::Grant;
 use crate::peer::quiet::Quiet;
 use crate::peer::service::InboundRoom;
@@ -32,7 +32,7 @@ use castd_proto::castdpb;
 use prost::Message as _;
 use raft::eraftpb::{Entry, EntryType, Message as RaftMessage, MessageType};
 use slog::Logger;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -205,7 +205,7 @@ pub struct RaftNode {
     told: Option<Status>,
     metrics: Metrics,
     log: Logger,
-    waiting: HashMap<RequestId, Waiting>,
+    waiting: CountedMap<RequestId, Waiting>,
     /// How many of them are writes.
     writes_waiting: i64,
     next_request: u64,
@@ -239,7 +239,7 @@ impl RaftNode {
             told: None,
             metrics,
             log,
-            waiting: HashMap::new(),
+            waiting: CountedMap::default(),
             writes_waiting: 0,
             next_request: 0,
             effects: Vec::new(),

@@ -10,7 +10,7 @@
 use crate::actors::Tick;
 use crate::actors::errands::Errands;
 use crate::cast::Published;
-use crate::ids::Revision;
+use crate::ids::{CountedMap, Revision};
 use crate::mvcc::{Changes, MvccError};
 use crate::process;
 use crate::state::View;
@@ -20,7 +20,6 @@ use crate::telemetry::trace::{Span, SpanContext};
 use crate::watch::{CatchUpBatch, Cohort, Effect, Hub, Input, NewWatch, Refusal, Reply, Source, StreamId};
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult};
 use slog::Logger;
-use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -129,7 +128,7 @@ struct CaughtUp {
 
 pub struct WatchHub {
     hub: Hub,
-    streams: HashMap<StreamId, mpsc::UnboundedSender<Reply>>,
+    streams: CountedMap<StreamId, mpsc::UnboundedSender<Reply>>,
     next_stream: u64,
     effects: Vec<Effect>,
     published: Published<View>,

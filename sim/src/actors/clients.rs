@@ -44,7 +44,7 @@ pub fn applied(cast: &Cast) -> (LogIndex, i64) {
 }
 
 pub fn state_hash(cast: &Cast) -> StateHash {
-    cast.local_view(&permit(Rpc::KvRange)).state_hash.clone()
+    cast.local_view(&permit(Rpc::KvRange)).state_hash
 }
 
 /// A write that changes no key.

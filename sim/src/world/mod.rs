@@ -79,8 +79,8 @@ pub struct World {
     is_stopping: bool,
     watch_until: i64,
     moves: Vec<Move>,
-    /// Members whose disks are damaged, and that are to be replaced.
-    lost: BTreeMap<MemberId, usize>,
+    /// Members whose disks are damaged, and where those are to be reached that take their places.
+    lost: BTreeMap<MemberId, String>,
     /// Of the operator's last request.
     operated: u64,
 }
