@@ -50,7 +50,7 @@ impl Focus {
     fn kinds(self) -> (&'static [FaultKind], &'static [FaultKind]) {
         use FaultKind::*;
         match self {
-            Focus::Leases => (&[LeaderSleeps], &[LeaderAlone, StuckDisk, DateJump, ClockRate, Pause, Flapping, Crash]),
+            Focus::Leases => (&[LeaderSleeps], &[LeaderAlone, StuckDisk, DateJump, ClockRate, Crash]),
             Focus::Reads => (&[SlowWay], &[Delay, LinkBreaks, SlowDisk, LeaderSleeps, Loss]),
             Focus::Snapshots => {
                 (&[LeaderForsaken, CrashAtInstall], &[OneWay, Split, LeaderAlone, CrashAtStep, StalledWatcher])
@@ -228,7 +228,7 @@ impl Plan {
         match self.focus {
             None | Some(Focus::Disks) => {}
             Some(Focus::Leases) => {
-                (clients.leases, clients.ttl, clients.keepalives) = (10, 2..=3, 12);
+                (clients.leases, clients.ttl, clients.keepalives) = (16, 3..=3, 12);
                 // They wait for whoever sleeps.
                 clients.patience = Duration::from_secs(3);
                 self.turn = Duration::from_micros(*dice.pick(&[20, 200, 1_000]));

@@ -102,8 +102,8 @@ impl World {
                 let is_anybody_asleep = self.members.iter().any(|member| member.paused_until > self.now);
                 let Some(place) = self.leader().filter(|_| !is_anybody_asleep) else { return false };
                 // Half of the time it is back before its leases have ended, as it knows them.
-                let longest = if who >> 32 & 1 == 1 { 4_000 } else { 1_200 };
-                let until = self.now + Duration::from_millis(400 + u64::from(strength) * longest / 1_000);
+                let least = if who >> 32 & 1 == 1 { 2_400 } else { 800 };
+                let until = self.now + Duration::from_millis(least + u64::from(strength) * 16 / 10);
                 self.members[place].paused_until = until.min(self.plan.faults_end);
                 true
             }
