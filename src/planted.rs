@@ -51,7 +51,7 @@ bugs! {
     ProgressTooEarly,
     RepeatsEvents,
     KeepsCompactedWatchers,
-    ForgetsFutureWatchers,
+    MisplacesFutureWatchers,
     // lease
     StaleLeaderKeepsAlive,
     RenewsExpired,

@@ -7,12 +7,16 @@
 //! carry out. A request without an answer may have been carried out, once, at any time after it began.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// Since the history began.
 pub type Micros = u64;
 
+/// So much of a value is shown.
+const BRIEF_CHARS: usize = 12;
+
 /// A key with what etcd says of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Pair {
     pub key: String,
     pub value: String,
@@ -22,7 +26,7 @@ pub struct Pair {
     pub lease: i64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Op {
     Get {
         key: String,
@@ -52,6 +56,52 @@ pub enum Op {
     Nested(Box<Request>),
 }
 
+impl fmt::Debug for Pair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Pair { key, value, created, modified, version, lease } = self;
+        write!(f, "{key}={}@{created}..{modified}#{version}", brief(value))?;
+        of_lease(*lease, f)
+    }
+}
+
+impl fmt::Debug for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Op::Get { key } => write!(f, "Get({key})"),
+            Op::List { prefix } => write!(f, "List({prefix}…)"),
+            Op::Put { key, value, lease } => {
+                write!(f, "Put({key}={})", brief(value))?;
+                of_lease(*lease, f)
+            }
+            Op::Delete { key } => write!(f, "Delete({key})"),
+            Op::DeleteAll { prefix } => write!(f, "Delete({prefix}…)"),
+            Op::Past { prefix, revision } => write!(f, "List({prefix}… at {revision})"),
+            Op::Nested(request) => request.fmt(f),
+        }
+    }
+}
+
+impl fmt::Debug for Compare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Compare::Modified { key, is } => write!(f, "{key} modified at {is}"),
+            Compare::Value { key, is } => write!(f, "{key}={}", brief(is)),
+        }
+    }
+}
+
+fn of_lease(lease: i64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    if lease == 0 { Ok(()) } else { write!(f, " of lease {lease:x}") }
+}
+
+/// A value as a reader of a violation wants it: its beginning says who wrote it.
+pub fn brief(value: &str) -> String {
+    match value.char_indices().nth(BRIEF_CHARS) {
+        Some((end, _)) if value.len() > end + 8 => format!("{}…[{}]", &value[..end], value.len()),
+        _ => value.to_owned(),
+    }
+}
+
 impl Op {
     pub fn is_write(&self) -> bool {
         match self {
@@ -62,7 +112,7 @@ impl Op {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Compare {
     Modified {
         key: String,

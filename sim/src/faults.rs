@@ -44,6 +44,8 @@ kinds! {
     Kill,
     /// One process stands still.
     Pause,
+    /// The leader does, for about as long as leases last.
+    LeaderSleeps,
     /// One disk takes a hundred times as long.
     SlowDisk,
     /// One disk does not answer for longer than an election takes.
@@ -54,6 +56,8 @@ kinds! {
     OneWay,
     /// The leader is cut off, in both directions or in one.
     LeaderAlone,
+    /// So it is, with many writes that it has taken, and nobody else knows of.
+    LeaderForsaken,
     /// A cut that comes and goes.
     Flapping,
     /// Two members do not reach each other; all others reach both.
@@ -64,6 +68,8 @@ kinds! {
     Duplication,
     /// or late, overtaken by others.
     Delay,
+    /// From one member to another one all is late, by about as long as a read waits before it is asked again.
+    SlowWay,
     /// A connection breaks, and is opened anew.
     LinkBreaks,
     /// The date of one member jumps.

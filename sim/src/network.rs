@@ -64,6 +64,8 @@ pub struct Network {
     pub weather: Weather,
     /// Nothing gets this way; how many faults say so.
     cuts: BTreeMap<Way, u32>,
+    /// What goes this way takes so much longer.
+    slow: BTreeMap<Way, Duration>,
     connections: BTreeMap<Way, Connection>,
     /// A cut that has not been noticed is on its way to be.
     pub noticing: BTreeSet<Way>,
@@ -73,8 +75,8 @@ pub struct Network {
 
 impl Network {
     pub fn new(weather: Weather) -> Self {
-        let (cuts, connections, noticing) = Default::default();
-        Network { weather, cuts, connections, noticing, lost: 0, doubled: 0 }
+        let (cuts, slow, connections, noticing) = Default::default();
+        Network { weather, cuts, slow, connections, noticing, lost: 0, doubled: 0 }
     }
 
     pub fn cut(&mut self, ways: &[Way]) {
@@ -94,8 +96,19 @@ impl Network {
         }
     }
 
+    pub fn slow_down(&mut self, way: Way, by: Duration) {
+        self.slow.insert(way, by);
+    }
+
+    pub fn speed_up(&mut self, way: Way) {
+        self.slow.remove(&way);
+    }
+
+    /// What is on its way arrives when it does; what comes behind does not wait for it.
     pub fn mend_all(&mut self) {
         self.cuts.clear();
+        self.slow.clear();
+        self.connections.values_mut().for_each(|connection| connection.last_arrivals = [Duration::ZERO; 2]);
     }
 
     pub fn is_cut(&self, way: Way) -> bool {
@@ -135,7 +148,8 @@ impl Network {
             self.lost += 1;
             return Vec::new();
         }
-        let mut arrives = now + dice.latency(transit);
+        let slow = self.slow.get(&packet.way).copied().unwrap_or_default();
+        let mut arrives = now + dice.latency(transit) + slow;
         if !reorders {
             let last = &mut connection.last_arrivals[usize::from(packet.lane == PeerLane::Bulk)];
             arrives = arrives.max(*last);
@@ -144,7 +158,7 @@ impl Network {
         let mut arrivals = vec![arrives];
         if dice.chance(duplication) {
             self.doubled += 1;
-            arrivals.push(now + dice.latency(transit * 10));
+            arrivals.push(now + dice.latency(transit * 10) + slow);
         }
         arrivals
     }

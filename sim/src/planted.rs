@@ -114,8 +114,8 @@ bugs! {
         RepeatsEvents of "H58" at "src/watch/hub/history.rs",
         /// Watchers whose revisions had been compacted stayed, and were told again and again.
         KeepsCompactedWatchers of "H59" at "src/watch/hub/history.rs",
-        /// A restore with a watcher at a revision to come left that one in the wrong group.
-        ForgetsFutureWatchers of "H52" at "src/watch/hub/history.rs",
+        /// A restore put a watcher that waits for a revision to come among those that have missed something.
+        MisplacesFutureWatchers of "H52" at "src/watch/hub/history.rs",
         /// A leader that had been replaced went on answering keepalives.
         StaleLeaderKeepsAlive of "H65" at "src/lease/keeper.rs",
         /// A lease was renewed, as its owner was told, that was being revoked.

@@ -16,6 +16,47 @@ const LONG_EVERY: u64 = 100;
 /// So many of a thousand worlds have the log of servers.
 const REAL_LOGS: u32 = 600;
 
+/// What some seeds concentrate on: situations in which several rare things have to come together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Focus {
+    /// Many of them, kept alive at leaders that do not know that they have been replaced.
+    Leases,
+    /// Reads at members to which the leader's word is long on its way.
+    Reads,
+    /// Members that come back with entries of their own, get a snapshot in their place, and end in the middle of that.
+    Snapshots,
+    /// Members that end in the middle of a write, above all of a vote, and are back at once.
+    Crashes,
+}
+
+impl Focus {
+    /// Of a hundred seeds, forty have none.
+    fn of(seed: u64) -> Option<Focus> {
+        match Dice::new(seed, "focus", 0).below(100) {
+            0..15 => Some(Focus::Leases),
+            15..25 => Some(Focus::Reads),
+            25..45 => Some(Focus::Snapshots),
+            45..60 => Some(Focus::Crashes),
+            _ => None,
+        }
+    }
+
+    /// These come, and some of those.
+    fn kinds(self) -> (&'static [FaultKind], &'static [FaultKind]) {
+        use FaultKind::*;
+        match self {
+            Focus::Leases => (&[LeaderSleeps], &[LeaderAlone, StuckDisk, DateJump, ClockRate, Pause, Flapping, Crash]),
+            Focus::Reads => (&[SlowWay], &[Delay, LinkBreaks, SlowDisk, LeaderSleeps, Loss]),
+            Focus::Snapshots => {
+                (&[LeaderForsaken, CrashAtInstall], &[OneWay, Split, LeaderAlone, CrashAtStep, StalledWatcher])
+            }
+            Focus::Crashes => {
+                (&[CrashAtVote, CrashBusy], &[CrashAtCandidacy, CrashSeveral, CrashAtStep, LeaderAlone, Split, Kill])
+            }
+        }
+    }
+}
+
 /// How often each kind of request is made, relative to the others.
 #[derive(Clone, Debug)]
 pub struct Mix {
@@ -48,11 +89,14 @@ pub struct Clients {
     pub value_bytes: u64,
     /// In seconds.
     pub ttl: RangeInclusive<u64>,
+    /// A lease is kept alive so often at most.
+    pub keepalives: u64,
 }
 
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub seed: u64,
+    pub focus: Option<Focus>,
     /// Logs are in files of so many bytes, as servers have them; or in a model.
     pub log_file_bytes: Option<u64>,
     /// One for each founding member.
@@ -104,11 +148,13 @@ impl Plan {
             .filter(|kind| is_possible(*kind, members, log_file_bytes.is_some()))
             .filter(|kind| dice.chance(if kind.is_of_disk() { 450 } else { 350 }))
             .collect();
+        let focus = Focus::of(seed).filter(|_| members > 1 && !is_long);
+        let kinds = focus.map_or(kinds, |focus| focused(focus, &mut Dice::new(seed, "focus", 1)));
         let pause = if is_long { Duration::from_secs(30) } else { dice.time(election, election * 12) };
         let start = Duration::from_millis(500);
         let faults = faults::schedule(&mut Dice::new(seed, "faults", 0), &kinds, start, faults_end, pause, election);
         let mut clients = Clients {
-            keys: dice.between(2, 8) as usize,
+            keys: dice.between(2, 9) as usize,
             leases: if is_long { 4 } else { dice.below(4) as usize },
             watchers: dice.below(5) as usize,
             changes_members: dice.chance(400),
@@ -123,11 +169,13 @@ impl Plan {
             distinct_keys: dice.between(2, 16),
             value_bytes: if dice.chance(40) { 60_000 } else { *dice.pick(&[30, 30, 30, 2_000]) },
             ttl: if is_long { 301..=400 } else { 1..=3 },
+            keepalives: 4,
         };
         // Who may go at any time cannot be spared for another one whose disk goes for good.
         clients.changes_members &= !kinds.iter().any(|kind| kind.is_damage());
-        Plan {
+        let plan = Plan {
             seed,
+            focus,
             log_file_bytes,
             storages,
             election_ticks,
@@ -162,7 +210,36 @@ impl Plan {
             faults,
             faults_end,
             without_operations: BTreeSet::new(),
+        };
+        plan.focused(&mut Dice::new(seed, "focus", 2))
+    }
+
+    fn focused(mut self, dice: &mut Dice) -> Self {
+        let clients = &mut self.clients;
+        match self.focus {
+            None => {}
+            Some(Focus::Leases) => {
+                (clients.leases, clients.ttl, clients.keepalives) = (6, 2..=3, 12);
+                // They wait for whoever sleeps.
+                clients.patience = Duration::from_secs(3);
+                self.turn = Duration::from_micros(*dice.pick(&[20, 200, 1_000]));
+            }
+            Some(Focus::Crashes) => {
+                self.pre_vote = dice.chance(300);
+                self.fsync = Duration::from_micros(*dice.pick(&[200, 1_000, 5_000]));
+            }
+            Some(Focus::Reads) => {
+                (clients.keys, clients.distinct_keys) = (8, dice.between(2, 4));
+                clients.patience = clients.patience.max(Duration::from_secs(1));
+                (self.mix.get, self.pre_vote) = (10, true);
+            }
+            Some(Focus::Snapshots) => {
+                clients.watchers = 4;
+                clients.pause = clients.pause.max(Duration::from_millis(20));
+                (self.snapshot_count, self.catchup_entries) = (*dice.pick(&[3, 5, 10, 30]), *dice.pick(&[1, 1, 5]));
+            }
         }
+        self
     }
 
     /// For the disk of the member `id`.
@@ -175,12 +252,31 @@ impl Plan {
     }
 }
 
+fn focused(focus: Focus, dice: &mut Dice) -> Vec<FaultKind> {
+    let (all, some) = focus.kinds();
+    // Those that it is about come more often than the others.
+    let often = all.iter().flat_map(|kind| [*kind; 3]);
+    often.chain(some.iter().copied().filter(|_| dice.chance(500))).collect()
+}
+
 fn is_possible(kind: FaultKind, members: usize, has_files: bool) -> bool {
     if kind.is_of_disk() {
         return has_files && (members > 2 || !kind.is_damage());
     }
-    use FaultKind::{Bridge, Delay, Duplication, Flapping, LeaderAlone, LinkBreaks, Loss, OneWay, Split};
-    let is_of_network =
-        matches!(kind, Bridge | Delay | Duplication | Flapping | LeaderAlone | LinkBreaks | Loss | OneWay | Split);
-    members > 1 || !is_of_network
+    use FaultKind::*;
+    let is_between_members = matches!(
+        kind,
+        Bridge
+            | Delay
+            | Duplication
+            | Flapping
+            | LeaderAlone
+            | LeaderForsaken
+            | LinkBreaks
+            | Loss
+            | OneWay
+            | SlowWay
+            | Split
+    );
+    members > 1 || !is_between_members
 }

@@ -134,13 +134,18 @@ const EXPECTED: &[&str] = &[
     "a link was refused",
     "a member joined where another one had been",
     "a read was late",
+    "a snapshot took the place of entries behind it",
     "a snapshot was withdrawn",
     "a view kept rows from being deleted",
     "a watch was ended by compaction",
     "entries were fetched from the log",
+    "files of a log were deleted",
+    "files of a log were used again",
     "history was compacted by itself",
     "history was read for watchers",
+    "snapshots were found damaged",
     "the leader was asked by another member",
+    "writes were misdirected",
 ];
 
 /// How often something has to have happened in a thousand seeds.

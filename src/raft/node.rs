@@ -255,6 +255,9 @@ impl Node {
                 effects.extend(write.installs.map(|position| Effect::InstallSnapshot { position }));
             }
         }
+        if self.is_only_voter() {
+            self.campaign_alone();
+        }
     }
 
     /// The Applier has published a view at `index`, the end of the slice it was given.
@@ -274,7 +277,8 @@ impl Node {
     }
 
     /// Nobody else can be leader: waiting for an election time-out would only delay the start. raft refuses while a
-    /// committed conf change is not applied, as at each start that replays the first entry; so this is asked again.
+    /// committed conf change is not applied, as at each start that replays the first entry, and a log that is being written
+    /// must be written first; so this is asked again.
     fn campaign_alone(&mut self) {
         if self.raft.raft.state == StateRole::Follower && self.may_campaign() {
             // A refusal costs the time-out, nothing else.

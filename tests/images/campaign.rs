@@ -56,9 +56,9 @@ pub struct Summary {
 
 /// One half at any step, as they come: most are writes to the log and their syncs. The other half at every kind of step as
 /// often as at every other, however many there are. And each loss as often as every other.
-fn cuts(steps: &[Step], images: u64) -> Vec<Cut> {
+fn cuts(steps: &[Step], from: usize, images: u64) -> Vec<Cut> {
     let mut by_kind: BTreeMap<(Place, Kind), Vec<usize>> = BTreeMap::new();
-    for (number, step) in steps.iter().enumerate() {
+    for (number, step) in steps.iter().enumerate().skip(from) {
         by_kind.entry((place(step), step.action.kind())).or_default().push(number);
     }
     let kinds: Vec<Vec<usize>> = by_kind.into_values().collect();
@@ -67,10 +67,11 @@ fn cuts(steps: &[Step], images: u64) -> Vec<Cut> {
             let mut dice = StdRng::seed_from_u64(seed);
             let half = seed as usize / 2;
             let step = match seed % 2 {
-                0 => dice.random_range(0..steps.len()),
+                0 => dice.random_range(from..steps.len()),
                 _ => kinds[half % kinds.len()][dice.random_range(0..kinds[half % kinds.len()].len())],
             };
-            let loss = LOSSES[half / kinds.len() % LOSSES.len()];
+            // Another one each time that a kind comes up again, and not the same for all kinds.
+            let loss = LOSSES[(half / kinds.len() + half % kinds.len()) % LOSSES.len()];
             let (place, kind) = (place(&steps[step]), steps[step].action.kind());
             // Just before it, or just after.
             let steps = step + usize::from(dice.random_bool(0.5));
@@ -90,8 +91,8 @@ fn image_directory() -> tempfile::TempDir {
 
 /// The image as it was before the start that failed.
 fn keep(name: &str, cut: &Cut, disk: &Disk, mut dice: StdRng) -> String {
-    let place = std::env::temp_dir().join(format!("castd-failed-{name}-{}", std::process::id()));
-    let place = place.join(cut.seed.to_string());
+    let place = format!("castd-failed-{name}-{}-{}-{}", std::process::id(), cut.steps, cut.seed);
+    let place = std::env::temp_dir().join(place);
     let kept = std::fs::create_dir_all(&place).and_then(|()| disk.store(&place, cut.loss, &mut dice));
     kept.map_or_else(|error| format!("not kept: {error}"), |_| format!("kept in {}", place.display()))
 }
@@ -99,8 +100,8 @@ fn keep(name: &str, cut: &Cut, disk: &Disk, mut dice: StdRng) -> String {
 /// What is in the image in this directory, and that it is what had been promised by then; or what is wrong, in words.
 pub type Check<'a> = dyn Fn(&Path, Micros) -> Result<u64, String> + Sync + 'a;
 
-/// `kept_max` of the images that fail stay.
-pub fn run(name: &str, steps: &[Step], images: u64, kept_max: usize, check: &Check<'_>) -> Summary {
+/// Cuts from that step on. `kept_max` of the images that fail stay.
+pub fn run(name: &str, (steps, from): (&[Step], usize), images: u64, kept_max: usize, check: &Check<'_>) -> Summary {
     let began = Instant::now();
     let summary = Mutex::new(Summary::default());
     let (sender, receiver) = sync_channel::<(Cut, Disk)>(4);
@@ -146,7 +147,7 @@ pub fn run(name: &str, steps: &[Step], images: u64, kept_max: usize, check: &Che
         }
         let mut disk = Disk::new();
         let mut done = 0;
-        for cut in cuts(steps, images) {
+        for cut in cuts(steps, from, images) {
             steps[done..cut.steps].iter().for_each(|step| disk.step(step));
             done = cut.steps;
             sender.send((cut, disk.clone())).expect("workers wait for more");

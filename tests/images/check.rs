@@ -20,7 +20,8 @@ pub struct Truth {
     /// By revision.
     written: BTreeMap<i64, Writes>,
     promises: Vec<Promise>,
-    ports: (u16, u16),
+    ports: Vec<(u16, u16)>,
+    member: usize,
     /// The state hash of every applied index that an image has come to: there is one for each.
     hashes: Mutex<BTreeMap<u64, Found>>,
 }
@@ -49,7 +50,8 @@ impl Truth {
                 assert!(written.insert(*revision, writes.clone()).is_none(), "revision {revision} was given twice");
             }
         }
-        Truth { written, promises: recording.promises.clone(), ports: recording.ports, hashes: Mutex::default() }
+        let (promises, ports, member) = (recording.promises.clone(), recording.ports.clone(), recording.member);
+        Truth { written, promises, ports, member, hashes: Mutex::default() }
     }
 
     /// `until` is when the power failed.
@@ -75,8 +77,7 @@ impl Truth {
 
     fn open_and_compare(&self, storage: &str, root: &Path, until: Micros, then: Then) -> Result<Found, String> {
         let log = slog::Logger::root(slog::Discard, slog::o!());
-        let started =
-            boot(&config(storage, root, self.ports)?, Clock::start(), &log).map_err(|error| error.to_string())?;
+        let started = boot(&self.config(storage, root)?, Clock::start(), &log).map_err(|error| error.to_string())?;
         let Boot { mut cores, is_new, .. } = started;
         // It is alone: what is in its log is committed as soon as it leads.
         let applied = cores.machine.applied();
@@ -91,10 +92,10 @@ impl Truth {
         let kept = self.promises.iter().take_while(|promise| promise.at <= until);
         // A store that was never compacted says -1.
         let (mut newest, mut term, mut compacted, mut leases) = (1, 0, -1, BTreeSet::new());
-        for promise in kept {
+        for promise in kept.filter(|promise| promise.binds) {
             term = term.max(promise.term);
             match &promise.deed {
-                Deed::Wrote { revision, .. } => newest = newest.max(*revision),
+                Deed::Wrote { revision, .. } | Deed::Shown { revision } => newest = newest.max(*revision),
                 Deed::Compacted { revision } => compacted = compacted.max(*revision),
                 Deed::Granted { lease } => drop(leases.insert(*lease)),
                 Deed::Revoked { lease } => {
@@ -157,6 +158,20 @@ impl Truth {
         Ok(found)
     }
 
+    fn config(&self, storage: &str, root: &Path) -> Result<Config, String> {
+        // Nothing listens, but who a member is follows from its URLs.
+        let arguments = flags(storage, &root.join("data"), &self.ports, self.member);
+        let surroundings = Surroundings {
+            arguments: std::iter::once("castd".to_owned()).chain(arguments).collect(),
+            environment: Vec::new(),
+            ..Surroundings::of_this_process()
+        };
+        match config::from_invocation(&surroundings) {
+            Invocation::Run(config, _) => Ok(*config),
+            other => Err(format!("the flags are refused: {other:?}")),
+        }
+    }
+
     /// The naive model: everything up to that revision, one after the other.
     fn expected(&self, revision: i64) -> BTreeMap<Vec<u8>, (i64, Vec<u8>, i64)> {
         let mut state = BTreeMap::new();
@@ -182,18 +197,4 @@ fn revoked(promise: &Promise) -> Option<i64> {
 fn said(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without words").to_owned()
-}
-
-fn config(storage: &str, root: &Path, ports: (u16, u16)) -> Result<Config, String> {
-    // Nothing listens, but who a member is follows from its URLs.
-    let arguments = flags(storage, &root.join("data"), ports);
-    let surroundings = Surroundings {
-        arguments: std::iter::once("castd".to_owned()).chain(arguments).collect(),
-        environment: Vec::new(),
-        ..Surroundings::of_this_process()
-    };
-    match config::from_invocation(&surroundings) {
-        Invocation::Run(config, _) => Ok(*config),
-        other => Err(format!("the flags are refused: {other:?}")),
-    }
 }

@@ -13,6 +13,7 @@ mod campaign;
 mod check;
 mod content;
 mod disk;
+mod follower;
 mod recording;
 mod rotation;
 mod trace;
@@ -35,13 +36,24 @@ fn asked(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|number| number.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
+type Recordings = Mutex<BTreeMap<&'static str, &'static OnceLock<Recording>>>;
+
 /// Several tests look at one, and none is made twice.
-fn recording(storage: &'static str) -> &'static Recording {
-    static RECORDINGS: Mutex<BTreeMap<&str, &'static OnceLock<Recording>>> = Mutex::new(BTreeMap::new());
-    let mut recordings = RECORDINGS.lock().unwrap_or_else(PoisonError::into_inner);
+fn once(made: &Recordings, storage: &'static str, make: fn(&str) -> Recording) -> &'static Recording {
+    let mut recordings = made.lock().unwrap_or_else(PoisonError::into_inner);
     let lock = *recordings.entry(storage).or_insert_with(|| Box::leak(Box::default()));
     drop(recordings);
-    lock.get_or_init(|| record(storage))
+    lock.get_or_init(|| make(storage))
+}
+
+fn recording(storage: &'static str) -> &'static Recording {
+    static MADE: Recordings = Mutex::new(BTreeMap::new());
+    once(&MADE, storage, record)
+}
+
+fn recording_of_follower(storage: &'static str) -> &'static Recording {
+    static MADE: Recordings = Mutex::new(BTreeMap::new());
+    once(&MADE, storage, follower::record)
 }
 
 /// Who asks for an amount is not told that all is well because nothing could be done.
@@ -73,6 +85,12 @@ const SNAPSHOTS: [(Place, Kind); 5] = [
     (Place::Snapshots, Kind::Rename),
     (Place::Snapshots, Kind::Remove),
 ];
+const ARRIVING: [(Place, Kind); 4] = [
+    (Place::Snapshots, Kind::Create),
+    (Place::Snapshots, Kind::Write),
+    (Place::Snapshots, Kind::Sync),
+    (Place::Snapshots, Kind::Rename),
+];
 const BACKEND: [(Place, Kind); 4] = [
     (Place::Backend, Kind::Create),
     (Place::Backend, Kind::Write),
@@ -95,26 +113,29 @@ fn amount(images_min: u64, share: f64) -> u64 {
 }
 
 /// Nothing is lost; and a harness that did nothing proves nothing.
-fn assert_sound(name: &str, summary: &Summary, images: u64, expected: &[&[(Place, Kind)]]) {
+fn assert_sound(name: &str, summary: &Summary, images: u64, states_min: usize, expected: &[&[(Place, Kind)]]) {
     println!("{}", summary.shown(name));
     for failure in summary.failures.iter().take(20) {
         println!("{failure}");
     }
     assert!(summary.failures.is_empty(), "{} of {} images failed", summary.failures.len(), summary.images);
     assert_eq!(summary.images as u64, images);
-    assert!(summary.states.len() >= (summary.images / 5).min(500), "{} states", summary.states.len());
+    assert!(summary.states.len() >= states_min, "{} states", summary.states.len());
     assert!(summary.lossy >= summary.images / 4, "only {} images have lost anything", summary.lossy);
     for (place, kind) in expected.iter().copied().flatten() {
         let of_kind = summary.cuts.get(&(*place, *kind));
-        for loss in LOSSES {
-            assert!(of_kind.is_some_and(|it| it.contains_key(&loss)), "never {loss:?} at {kind:?} of {place:?}");
+        let of_kind = of_kind.unwrap_or_else(|| panic!("never at {kind:?} of {place:?}"));
+        // One half of the images goes from kind to kind, and needs so many to come to each with each loss.
+        let is_enough = summary.images >= 2 * LOSSES.len() * summary.cuts.len();
+        if let Some(loss) = LOSSES.iter().find(|loss| is_enough && !of_kind.contains_key(loss)) {
+            panic!("never {loss:?} at {kind:?} of {place:?}");
         }
     }
 }
 
 fn images_of(storage: &'static str, recording: &Recording, images: u64, kept_max: usize) -> Summary {
     let truth = Truth::of(recording);
-    run(storage, &recording.steps, images, kept_max, &|root, until| {
+    run(storage, (&recording.steps, recording.from), images, kept_max, &|root, until| {
         truth.check(storage, root, until).map(|found| found.revision.unsigned_abs())
     })
 }
@@ -124,13 +145,13 @@ fn campaign(storage: &'static str, images: u64, expected: &[&[(Place, Kind)]]) {
         let recording = recording(storage);
         let promises = recording.promises.len();
         assert!(promises >= workload::OPERATIONS * 8 / 10, "{promises} promises");
-        assert_sound(storage, &images_of(storage, recording, images, KEPT_MAX), images, expected);
+        assert_sound(storage, &images_of(storage, recording, images, KEPT_MAX), images, 80, expected);
     }
 }
 
 #[test]
 fn no_power_failure_costs_what_was_acknowledged_of_log_and_snapshots() {
-    campaign("memory", amount(1_000, 0.5), &[&ALWAYS, &SNAPSHOTS]);
+    campaign("memory", amount(1_000, 0.4), &[&ALWAYS, &SNAPSHOTS]);
 }
 
 fn rotation() -> &'static Rotation {
@@ -140,7 +161,7 @@ fn rotation() -> &'static Rotation {
 
 fn images_of_rotation(steps: &[Step], images: u64, kept_max: usize) -> Summary {
     let check = |root: &Path, until| rotation().check(root, until).map(|round| round as u64);
-    run("rotation", steps, images, kept_max, &check)
+    run("rotation", (steps, 0), images, kept_max, &check)
 }
 
 #[test]
@@ -148,7 +169,7 @@ fn no_power_failure_costs_a_log_that_changes_purges_and_reuses_its_files() {
     if is_possible() {
         let images = amount(1_000, 0.2);
         let summary = images_of_rotation(&rotation().steps, images, KEPT_MAX);
-        assert_sound("rotation", &summary, images, &[&ROTATION]);
+        assert_sound("rotation", &summary, images, 300, &[&ROTATION]);
     }
 }
 
@@ -164,10 +185,38 @@ fn no_power_failure_costs_what_was_acknowledged_on_sled() {
     campaign("sled", amount(250, 0.15), &[&ALWAYS, &SNAPSHOTS, &BACKEND]);
 }
 
+/// The state is replaced as a whole, whenever the power fails: the old one, or the new one, and the log that belongs to it.
+fn campaign_of_follower(storage: &'static str, images: u64, expected: &[&[(Place, Kind)]]) {
+    if is_possible() {
+        let summary = images_of(storage, recording_of_follower(storage), images, KEPT_MAX);
+        assert_sound(&format!("{storage}, installing"), &summary, images, 3, expected);
+    }
+}
+
+#[test]
+fn no_power_failure_breaks_an_install_into_log_and_snapshots() {
+    campaign_of_follower("memory", amount(200, 0.05), &[&ARRIVING]);
+}
+
+#[cfg(feature = "rocksdb")]
+#[test]
+fn no_power_failure_breaks_an_install_into_rocksdb() {
+    campaign_of_follower("rocksdb", amount(100, 0.025), &[&ARRIVING, &BACKEND]);
+}
+
+#[cfg(feature = "sled")]
+#[test]
+fn no_power_failure_breaks_an_install_into_sled() {
+    campaign_of_follower("sled", amount(100, 0.025), &[&ARRIVING, &BACKEND]);
+}
+
 /// A disk that says that it has done something, and has not: the images are those of a member that forgets to. Answers what
 /// was found.
 fn found_without(storage: &'static str, is_lie: impl Fn(usize, &Step) -> bool) -> Vec<String> {
-    let honest = recording(storage);
+    found_of(storage, recording(storage), is_lie)
+}
+
+fn found_of(storage: &'static str, honest: &Recording, is_lie: impl Fn(usize, &Step) -> bool) -> Vec<String> {
     let kept = honest.steps.iter().enumerate().filter(|(number, step)| !is_lie(*number, step));
     let lying = Recording { steps: kept.map(|(_, step)| step.clone()).collect(), ..honest.clone() };
     assert!(lying.steps.len() < honest.steps.len(), "there was no such step");
@@ -201,6 +250,14 @@ fn a_snapshot_that_was_not_synced_is_reported_as_nothing_left() {
     if is_possible() {
         let is_sync = |_, step: &Step| place(step) == Place::Snapshots && step.action.kind() == Kind::Sync;
         assert_found(&found_without("memory", is_sync), "cannot be rebuilt");
+    }
+}
+
+#[test]
+fn an_install_of_a_snapshot_that_was_not_synced_is_reported() {
+    if is_possible() {
+        let is_sync = |_, step: &Step| place(step) == Place::Snapshots && step.action.kind() == Kind::Sync;
+        assert_found(&found_of("memory", recording_of_follower("memory"), is_sync), "cannot be rebuilt");
     }
 }
 

@@ -18,17 +18,30 @@ pub const OPERATIONS: usize = 2_000;
 const WORKERS: usize = 4;
 const KEYS: usize = 40;
 const LEASE_TTL_SECS: i64 = 100_000;
-const READY_WITHIN: Duration = Duration::from_secs(60);
+pub const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// What a revision did: a key's new value and lease, or its end.
 pub type Writes = BTreeMap<Vec<u8>, Option<(Vec<u8>, i64)>>;
 
 #[derive(Clone, Debug)]
 pub enum Deed {
-    Wrote { revision: i64, writes: Writes },
-    Granted { lease: i64 },
-    Revoked { lease: i64 },
-    Compacted { revision: i64 },
+    Wrote {
+        revision: i64,
+        writes: Writes,
+    },
+    Granted {
+        lease: i64,
+    },
+    Revoked {
+        lease: i64,
+    },
+    Compacted {
+        revision: i64,
+    },
+    /// It has answered a read from it.
+    Shown {
+        revision: i64,
+    },
 }
 
 /// Something that a client was told was done, and when it knew.
@@ -38,21 +51,26 @@ pub struct Promise {
     /// Of the member that said so.
     pub term: u64,
     pub deed: Deed,
+    /// On the member that was recorded: the others' promises say what is true.
+    pub binds: bool,
 }
 
 impl Promise {
-    fn now(header: Option<&ResponseHeader>, deed: Deed) -> Self {
-        Promise { at: now(), term: header.map_or(0, ResponseHeader::raft_term), deed }
+    pub fn now(header: Option<&ResponseHeader>, deed: Deed) -> Self {
+        Promise { at: now(), term: header.map_or(0, ResponseHeader::raft_term), deed, binds: true }
     }
 }
 
 #[derive(Clone)]
 pub struct Recording {
     pub steps: Vec<Step>,
+    /// Where to begin to cut.
+    pub from: usize,
     /// In the order in which they were made.
     pub promises: Vec<Promise>,
-    /// For clients and for peers: who the member is follows from them.
-    pub ports: (u16, u16),
+    /// For clients and for peers, of all members: who a member is follows from them.
+    pub ports: Vec<(u16, u16)>,
+    pub member: usize,
 }
 
 pub fn now() -> Micros {
@@ -69,24 +87,37 @@ pub fn strace_works() -> bool {
     tried.is_ok_and(|status| status.success())
 }
 
-/// The flags that a recorded member and one that opens its images share.
-pub fn flags(storage: &str, data: &Path, (client_port, peer_port): (u16, u16)) -> Vec<String> {
-    let (client, peer) = (format!("http://127.0.0.1:{client_port}"), format!("http://127.0.0.1:{peer_port}"));
+/// The flags that a recorded member and one that opens its images share: of one member of those with these ports, for
+/// clients and for peers.
+pub fn flags(storage: &str, data: &Path, ports: &[(u16, u16)], member: usize) -> Vec<String> {
+    let url = |port: u16| format!("http://127.0.0.1:{port}");
+    let (client, peer) = (url(ports[member].0), url(ports[member].1));
+    let all: Vec<String> = (0..).zip(ports).map(|(number, ports)| format!("m{number}={}", url(ports.1))).collect();
+    // Alone, nobody is in the way; together, nobody is to lose the lead because the machine is slow.
+    let (heartbeat, election) = if ports.len() == 1 { (10, 100) } else { (100, 2_000) };
     vec![
-        "--name=m1".to_owned(),
+        format!("--name=m{member}"),
         format!("--data-dir={}", data.display()),
         format!("--storage={storage}"),
         format!("--listen-client-urls={client}"),
         format!("--advertise-client-urls={client}"),
         format!("--listen-peer-urls={peer}"),
         format!("--initial-advertise-peer-urls={peer}"),
-        format!("--initial-cluster=m1={peer}"),
-        "--heartbeat-interval=10".to_owned(),
-        "--election-timeout=100".to_owned(),
+        format!("--initial-cluster={}", all.join(",")),
+        format!("--heartbeat-interval={heartbeat}"),
+        format!("--election-timeout={election}"),
         // Small, so that the log is cut many times.
         "--snapshot-count=150".to_owned(),
         "--snapshot-catchup-entries=50".to_owned(),
     ]
+}
+
+/// For clients and for peers of so many members.
+pub fn free_ports(members: usize) -> Vec<(u16, u16)> {
+    let bind = |_| [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    let listeners: Vec<[TcpListener; 2]> = (0..members).map(bind).collect();
+    let port = |it: &TcpListener| it.local_addr().expect("it is bound").port();
+    listeners.iter().map(|both| both.each_ref().map(port).into()).collect()
 }
 
 /// A child has the files of its parent until it is another program, and with them the locks on them: no member is open in
@@ -104,14 +135,19 @@ pub fn traced(trace: &Path) -> Command {
     command
 }
 
-fn server(storage: &str, base: &Path, ports: (u16, u16), trace: &Path) -> Command {
-    let mut command = traced(trace);
-    command.arg(env!("CARGO_BIN_EXE_castd")).args(flags(storage, &base.join("root/data"), ports));
+/// A member's flags, and nothing of what surrounds the tests.
+pub fn server<'a>(
+    command: &'a mut Command,
+    storage: &str,
+    data: &Path,
+    ports: &[(u16, u16)],
+    member: usize,
+) -> &'a mut Command {
+    command.args(flags(storage, data, ports, member));
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ETCD")) {
         command.env_remove(name);
     }
-    command.env_remove("NOTIFY_SOCKET");
-    command
+    command.env_remove("NOTIFY_SOCKET").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null())
 }
 
 pub struct Life {
@@ -128,7 +164,7 @@ impl Life {
         Life { process, trace }
     }
 
-    fn end(self, signal: Signal) -> String {
+    pub fn end(self, signal: Signal) -> String {
         kill_process(Pid::from_child(&self.process), signal).expect("a running child can be signalled");
         self.ended()
     }
@@ -257,7 +293,7 @@ impl Worker {
     }
 }
 
-async fn load(url: &str, operations: usize, seed: u64) -> Vec<Promise> {
+pub async fn load(url: &str, operations: usize, seed: u64) -> Vec<Promise> {
     let mut promises = Vec::new();
     let mut ready = connect(url).await;
     let answer = ready.put("ready", "", None).await.expect("it serves");
@@ -294,10 +330,8 @@ pub fn record(storage: &str) -> Recording {
     let base = tempfile::Builder::new().prefix("castd-images-").tempdir().expect("a temporary directory");
     let root = base.path().join("root");
     std::fs::create_dir(&root).expect("a directory");
-    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    let ports: (u16, u16) = listeners.each_ref().map(|it| it.local_addr().expect("it is bound").port()).into();
-    drop(listeners);
-    let url = format!("http://127.0.0.1:{}", ports.0);
+    let ports = free_ports(1);
+    let url = format!("http://127.0.0.1:{}", ports[0].0);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let mut recorder = Recorder::new(root.to_str().expect("UTF-8"));
     let mut disk = Disk::new();
@@ -305,7 +339,10 @@ pub fn record(storage: &str) -> Recording {
     let mut lines = 0;
     for (number, (signal, power)) in ENDS.into_iter().enumerate() {
         let trace = base.path().join(format!("trace-{number}"));
-        let life = Life::begin(server(storage, base.path(), ports, &trace), trace);
+        let mut command = traced(&trace);
+        command.arg(env!("CARGO_BIN_EXE_castd"));
+        server(&mut command, storage, &root.join("data"), &ports, 0);
+        let life = Life::begin(command, trace);
         let operations = OPERATIONS.div_ceil(ENDS.len()) + WORKERS;
         promises.extend(runtime.block_on(load(&url, operations, number as u64)));
         let text = life.end(signal);
@@ -319,5 +356,5 @@ pub fn record(storage: &str) -> Recording {
         }
     }
     promises.sort_by_key(|promise| promise.at);
-    Recording { steps: recorder.steps, promises, ports }
+    Recording { steps: recorder.steps, from: 0, promises, ports, member: 0 }
 }

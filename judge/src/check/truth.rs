@@ -1,7 +1,7 @@
 //! What happened, put together from what all watchers were told: they must not contradict each other.
 
 use super::Violation;
-use crate::history::{Event, History, Log, Told};
+use crate::history::{Event, History, Log, Told, brief};
 use crate::model::FIRST_REVISION;
 use std::collections::btree_map::Entry;
 
@@ -41,7 +41,7 @@ pub fn log_of(history: &History) -> Result<Log, Violation> {
 
 pub fn shown(events: &[Event]) -> String {
     let one = |event: &Event| match event {
-        Event::Put(pair) => format!("{}={}", pair.key, pair.value),
+        Event::Put(pair) => format!("{}={}", pair.key, brief(&pair.value)),
         Event::Delete { key } => format!("-{key}"),
     };
     events.iter().map(one).collect::<Vec<_>>().join(" ")

@@ -63,20 +63,18 @@ impl Reconfigurer {
         if let Some(learner) = learners.first() {
             // One that will never start is given up.
             let is_nobody = network::place_of(&learner.peer_urls).is_none();
-            let goes = is_nobody || dice.chance(200);
-            return if goes { Ask::RemoveMember { id: id(learner) } } else { Ask::Promote { id: id(learner) } };
+            return match dice.below(10) {
+                _ if is_nobody => Ask::RemoveMember { id: id(learner) },
+                0 | 1 => Ask::RemoveMember { id: id(learner) },
+                2..5 => update(learner, dice, desk),
+                _ => Ask::Promote { id: id(learner) },
+            };
         }
         let Some(some) = voters.get(dice.index(voters.len())) else { return Ask::ListMembers };
         let wants_more = voters.len() < desk.plan.storages.len().max(3);
         match dice.below(10) {
             0 => Ask::MoveLeader { to: id(some) },
-            1 => {
-                let peer_url = network::place_of(&some.peer_urls).map_or_else(
-                    || some.peer_urls.first().cloned().unwrap_or_default(),
-                    |place| network::url(place, dice.below(5)),
-                );
-                Ask::UpdateMember { id: id(some), peer_url }
-            }
+            1 => update(some, dice, desk),
             2 => {
                 self.nobodies += 1;
                 Ask::AddMember { peer_url: network::url_of_nobody(self.nobodies), is_learner: true }
@@ -106,6 +104,16 @@ impl Reconfigurer {
         }
         self.members = members;
     }
+}
+
+/// It is reached under another name, or the same: as long as nobody has started it, the next one may get its old name.
+fn update(member: &pb::Member, dice: &mut Dice, desk: &Desk<'_>) -> Ask {
+    let place = network::place_of(&member.peer_urls).filter(|place| desk.places.contains(place));
+    let peer_url = place.map_or_else(
+        || member.peer_urls.first().cloned().unwrap_or_default(),
+        |place| network::url(place, dice.below(5)),
+    );
+    Ask::UpdateMember { id: MemberId(member.id), peer_url }
 }
 
 /// Gives history up, up to some revision that is known.

@@ -1,4 +1,7 @@
 //! A client with leases: one after the other is granted, given keys, kept alive for a while, and left alone or revoked.
+//!
+//! Some are kept alive as soon as they are there, wherever that is; and some of their keys go before they do: they are
+//! deleted, belong to nobody any more, or to a lease of another client.
 
 use super::{Desk, wire};
 use crate::dice::Dice;
@@ -28,7 +31,12 @@ struct Lease {
     keys_left: u64,
     keepalives_left: u64,
     is_to_be_revoked: bool,
+    /// Keepalives come first.
+    is_in_haste: bool,
 }
+
+/// Keys that all leases share.
+const SHARED_KEYS: u64 = 4;
 
 pub struct Leases {
     client: usize,
@@ -62,27 +70,42 @@ impl Leases {
             self.granted += 1;
             let ttl = &desk.plan.clients.ttl;
             let ttl_secs = dice.between(*ttl.start(), *ttl.end()) as i64;
+            let keepalives_left = dice.between(0, desk.plan.clients.keepalives);
             let lease = Lease {
                 id: (self.client as i64 + 1) << 32 | self.granted,
                 ttl_secs,
-                keys_left: dice.between(1, 3),
-                keepalives_left: dice.below(5),
+                keys_left: dice.between(1, 4),
+                keepalives_left,
                 is_to_be_revoked: dice.chance(250),
+                is_in_haste: keepalives_left > 0 && dice.chance(300),
             };
             let ask = Ask::Grant { lease: lease.id, ttl_secs };
             self.lease = Some(lease);
             return self.ask(What::Lease(LeaseRequest::Grant { ttl_secs }), ask, desk);
         };
         let id = lease.id;
-        if lease.keys_left > 0 {
+        if lease.keys_left > 0 && !lease.is_in_haste {
             lease.keys_left -= 1;
-            let (key, value) =
-                (format!("lease/{id:x}/{}", lease.keys_left), format!("{}.{}", self.client, self.number));
-            let request = Request::plain(Op::Put { key, value, lease: id });
+            let own = |number: u64| format!("lease/{id:x}/{number}");
+            let shared = format!("lease/shared/{}", dice.below(SHARED_KEYS));
+            let value = format!("{}.{}", self.client, self.number);
+            // The first of its own keys stays with it.
+            let op = match dice.below(10) {
+                0 => Op::Delete { key: own(lease.keys_left + 1) },
+                1 => Op::Put { key: own(lease.keys_left + 1), value, lease: 0 },
+                2 => Op::Put { key: shared, value, lease: 0 },
+                3 | 4 => Op::Put { key: shared, value, lease: id },
+                _ => Op::Put { key: own(lease.keys_left), value, lease: id },
+            };
+            let request = Request::plain(op);
             let ask = wire::ask(&request);
             self.ask(What::Put(request), ask, desk);
         } else if lease.keepalives_left > 0 {
             lease.keepalives_left -= 1;
+            if std::mem::take(&mut lease.is_in_haste) {
+                // Somewhere else than where it was granted.
+                self.place = None;
+            }
             self.ask(What::Lease(LeaseRequest::KeepAlive), Ask::KeepAlive { lease: id }, desk);
         } else {
             let is_revoked = lease.is_to_be_revoked;
@@ -152,6 +175,9 @@ impl Leases {
                 let ttl = self.lease.as_ref().map_or(1, |lease| lease.ttl_secs) as u64;
                 let nap = match request {
                     LeaseRequest::KeepAlive => Duration::from_millis(self.dice.between(10, ttl * 1_100)),
+                    LeaseRequest::Grant { .. } if self.lease.as_ref().is_some_and(|lease| lease.is_in_haste) => {
+                        Duration::ZERO
+                    }
                     LeaseRequest::Grant { .. } | LeaseRequest::Revoke => desk.plan.clients.pause,
                 };
                 desk.wake_after(nap);

@@ -16,6 +16,9 @@ const LOOKS: Duration = Duration::from_millis(400);
 /// Watchers are numbered anew after a compaction has ended one: what comes then is not the rest of what was before.
 const LIVES: usize = 1_000;
 
+/// How far ahead some watchers begin.
+const AHEAD_MAX: u64 = 30;
+
 struct Life {
     place: usize,
     session: u64,
@@ -31,6 +34,8 @@ pub struct Watcher {
     prefix: String,
     wants_previous: bool,
     is_fragmented: bool,
+    /// It begins anew, now and then, with revisions that are still to come.
+    looks_ahead: bool,
     number: usize,
     next: i64,
     sessions: u64,
@@ -48,6 +53,7 @@ impl Watcher {
             prefix: prefix.to_owned(),
             wants_previous: dice.chance(600),
             is_fragmented: dice.chance(400),
+            looks_ahead: which > 0,
             number: client * LIVES,
             next: 2,
             sessions: 0,
@@ -76,6 +82,11 @@ impl Watcher {
             }
             Some(_) => {
                 self.leave(desk);
+                if self.looks_ahead && self.dice.chance(400) {
+                    // As another one, which wants nothing of what is or was.
+                    self.next = self.next.max(*desk.newest + 1 + self.dice.below(AHEAD_MAX) as i64);
+                    self.number += 1;
+                }
                 self.open(desk);
             }
             None => self.open(desk),

@@ -20,6 +20,14 @@ use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// What came to pass.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Done {
+    pub log_files_deleted: u64,
+    pub log_files_reused: u64,
+    pub misdirected: u64,
+}
+
 #[derive(Clone, Debug)]
 enum Change {
     Create(PathBuf, u64),
@@ -52,6 +60,7 @@ struct State {
     misdirects: bool,
     is_damaged: bool,
     dice: Dice,
+    done: Done,
 }
 
 /// Cheap to clone.
@@ -80,8 +89,8 @@ fn is_of_log(path: &Path) -> bool {
 impl Files {
     pub fn new(mirrored: PathBuf, fuse: Fuse, dice: Dice) -> Self {
         let (inodes, names, durable, journal) = Default::default();
-        let (next, epoch, syncs, misdirects, is_damaged) = Default::default();
-        let state = State { inodes, names, durable, journal, next, epoch, syncs, misdirects, is_damaged, dice };
+        let (next, epoch, syncs, misdirects, is_damaged, done) = Default::default();
+        let state = State { inodes, names, durable, journal, next, epoch, syncs, misdirects, is_damaged, dice, done };
         Files { state: Arc::new(Mutex::new(state)), fuse, epoch, mirrored: Arc::new(mirrored) }
     }
 
@@ -129,6 +138,11 @@ impl Files {
 
     fn is_mirrored(&self, path: &Path) -> bool {
         path.starts_with(&*self.mirrored)
+    }
+
+    /// Since the last time that somebody asked.
+    pub fn take_done(&self) -> Done {
+        std::mem::take(&mut self.state.lock().done)
     }
 
     pub fn is_damaged(&self) -> bool {
@@ -179,6 +193,11 @@ impl Files {
             return;
         }
         match &change {
+            Change::Delete(path) if is_of_log(path) => state.done.log_files_deleted += 1,
+            Change::Rename(_, to) if is_of_log(to) => state.done.log_files_reused += 1,
+            _ => {}
+        }
+        match &change {
             Change::Create(path, _) if self.is_mirrored(path) => drop(File::create(path)),
             Change::Delete(path) if self.is_mirrored(path) => drop(fs::remove_file(path)),
             Change::Rename(from, to) if self.is_mirrored(to) => drop(fs::rename(from, to)),
@@ -213,6 +232,7 @@ impl Files {
         }
         if misdirected.is_some() {
             (state.misdirects, state.is_damaged) = (false, true);
+            state.done.misdirected += 1;
         }
         file.sync(number, misdirected);
         state.journal_reaches_disk();

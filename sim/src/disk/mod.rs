@@ -18,6 +18,7 @@ mod log;
 mod platter;
 mod store;
 
+pub use files::Done;
 pub use fuse::{Fuse, Gone, Trouble};
 
 use self::log::Log;
@@ -114,7 +115,7 @@ pub struct Disk {
     /// The start said that it is damaged.
     has_refused: bool,
     /// Snapshots that were found damaged.
-    pub broken_snapshots: u64,
+    broken_snapshots: u64,
     pub trap: Option<Trap>,
     /// Of the last vote that was written: in which term, and for whom.
     voted: (u64, u64),
@@ -172,6 +173,12 @@ impl Disk {
         self.read_snapshots();
         let batches = dice.index(self.store.unsynced() + 1);
         Lost { writes, batches: self.store.crash(batches) as u64, sectors }
+    }
+
+    /// What came to pass in its files.
+    pub fn take_done(&mut self) -> (Done, u64) {
+        let done = self.log.files().map(files::Files::take_done).unwrap_or_default();
+        (done, std::mem::take(&mut self.broken_snapshots))
     }
 
     /// Writes that the last start found missing, as it may.

@@ -211,7 +211,7 @@ impl Applier {
     fn install(&mut self, position: LogPosition, around: &mut Around<'_>) {
         around.note(Line::InstallBegins { index: position.index.0 });
         self.installing = Some(Installing { position, behind: VecDeque::new() });
-        let after = around.disk_time() * 4;
+        let after = around.disk_time(4);
         around.out.push(Out::Later { after, job: Job::Fill { position } });
     }
 

@@ -36,6 +36,9 @@ impl LogWriter {
                     around.mail(ToRaftNode::LogPersisted { number });
                 }
                 let ReplaceLog { number, position, conf_state, hard_state } = replace;
+                if around.disk.load()?.terms.last_index() > position.index.0 {
+                    around.checks.summary.count("a snapshot took the place of entries behind it");
+                }
                 around.disk.replace_log(&Install {
                     position,
                     conf_state,
@@ -78,7 +81,7 @@ impl LogWriter {
             around.mail(ToRaftNode::LogPersisted { number });
         }
         self.under_way = Some(number);
-        let after = around.disk_time();
+        let after = around.disk_time(1);
         around.out.push(Out::Later { after, job: Job::SyncLog });
         Ok(())
     }

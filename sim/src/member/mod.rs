@@ -150,6 +150,8 @@ pub struct Around<'a> {
     pub disk: &'a mut Disk,
     /// Its disk takes so many times as long as usual.
     pub disk_factor: u32,
+    /// For so much longer; then what is under way is soon done.
+    pub disk_slow_for: Duration,
     pub dice: &'a mut Dice,
     pub out: &'a mut Vec<Out>,
     pub checks: &'a mut Checks,
@@ -167,8 +169,10 @@ impl Around<'_> {
         self.out.push(Out::Edge { after, ticket, news });
     }
 
-    pub fn disk_time(&mut self) -> Duration {
-        self.dice.latency(self.settings.fsync) * self.disk_factor
+    /// How long so many writes take.
+    pub fn disk_time(&mut self, writes: u32) -> Duration {
+        let usual = self.dice.latency(self.settings.fsync) * writes;
+        (usual * self.disk_factor).min(self.disk_slow_for + usual)
     }
 
     pub fn note(&mut self, line: Line) {
@@ -363,6 +367,7 @@ impl Member {
             shared: &mut running.shared,
             disk: &mut self.disk,
             disk_factor: if true_now < self.slow_disk.1 { self.slow_disk.0 } else { 1 },
+            disk_slow_for: self.slow_disk.1.saturating_sub(true_now),
             dice,
             out,
             checks,

@@ -85,7 +85,7 @@ impl Snapshotter {
     }
 
     fn begin(&self, job: Job, around: &mut Around<'_>) {
-        let after = around.disk_time() * 5;
+        let after = around.disk_time(5);
         around.out.push(Out::Later { after, job });
     }
 

@@ -102,7 +102,7 @@ impl WatchHub {
                 Effect::Reply { stream, reply } => push(stream, reply, around),
                 Effect::CatchUp(cohort) => {
                     around.checks.summary.count("history was read for watchers");
-                    let after = around.disk_time();
+                    let after = around.disk_time(1);
                     around.out.push(Out::Later { after, job: Job::CatchUp { cohort } });
                 }
             }

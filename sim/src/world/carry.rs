@@ -199,6 +199,12 @@ impl World {
         if self.members[place].running.is_some() {
             self.with(place, |member, _| Ok(member.disk.purge()?));
         }
+        let (done, broken_snapshots) = self.members[place].disk.take_done();
+        let summary = &mut self.checks.summary;
+        summary.add_count("files of a log were deleted", done.log_files_deleted);
+        summary.add_count("files of a log were used again", done.log_files_reused);
+        summary.add_count("snapshots were found damaged", broken_snapshots);
+        summary.add_count("writes were misdirected", done.misdirected);
         let after = self.disk_dice.time(Duration::from_millis(50), Duration::from_secs(2));
         self.put(after, Event::WriteBack { place });
     }

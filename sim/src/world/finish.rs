@@ -17,7 +17,7 @@ const ELECTIONS_MAX: u32 = 10;
 const CONVERGED_WITHIN: Duration = Duration::from_secs(60);
 /// They are looked at every half second, and a revoke that was lost is sent again after three.
 const LEASES_LATE_BY: Duration = Duration::from_secs(4);
-/// Who asks whether the cluster takes writes.
+/// Who writes without waiting for an answer.
 const PROBER: usize = usize::MAX;
 
 impl World {
@@ -67,22 +67,15 @@ impl World {
     fn expect_progress(&mut self) {
         let mended = self.now;
         let within = self.settings.election_timeout * ELECTIONS_MAX * 11 / 10;
-        let mut number = 0;
         let committed = self.checks.newest_revision();
         loop {
             for place in 0..self.members.len() {
                 if self.members[place].running.is_none() {
                     continue;
                 }
-                number += 1;
-                let (key, value) = ("probe".to_owned(), format!("probe.{number}"));
-                let request = Request::plain(Op::Put { key, value, lease: 0 });
-                let call = Call { client: PROBER, number };
-                self.asked(place, call, wire::ask(&request));
-                // What comes of it, the log will show.
-                let (invoked, returned) = (self.now.as_micros() as u64, 0);
-                let outcome = Outcome::Unknown("a probe".to_owned());
-                self.history.operations.push(Operation { client: PROBER, invoked, returned, request, outcome });
+                self.unheard += 1;
+                let number = self.unheard;
+                self.write_unheard(place, "probe".to_owned(), format!("probe.{number}"), number);
             }
             self.go_on_until(self.now + self.settings.election_timeout / 4);
             let is_done = self
@@ -101,6 +94,16 @@ impl World {
         }
         let took = (self.now - mended).as_millis() as u64;
         self.checks.summary.add_count("milliseconds until a write was done again", took);
+    }
+
+    /// A write whose answer nobody hears. What comes of it, the log will show.
+    pub(super) fn write_unheard(&mut self, place: usize, key: String, value: String, number: u64) {
+        let request = Request::plain(Op::Put { key, value, lease: 0 });
+        let call = Call { client: PROBER, number };
+        self.asked(place, call, wire::ask(&request));
+        let (invoked, returned) = (self.now.as_micros() as u64, 0);
+        let outcome = Outcome::Unknown("nobody heard".to_owned());
+        self.history.operations.push(Operation { client: PROBER, invoked, returned, request, outcome });
     }
 
     /// Goes on until it holds.

@@ -15,8 +15,12 @@ pub(super) enum Ongoing {
     Cut(Vec<Way>),
     Weather(Fault),
     Flapping(Vec<Way>),
+    Slow(Way),
     Disk(usize, Trouble),
 }
+
+/// Keys that are written by those who write to a leader that is forsaken.
+const FORSAKEN_KEYS: u64 = 3;
 
 impl World {
     /// Those that belong to the cluster, as far as they have come.
@@ -93,9 +97,16 @@ impl World {
                 self.members[place].paused_until = until.min(self.plan.faults_end);
                 true
             }
+            FaultKind::LeaderSleeps => {
+                let Some(place) = self.leader() else { return false };
+                let until = self.now + Duration::from_millis(500 + u64::from(strength) * 4);
+                self.members[place].paused_until = until.min(self.plan.faults_end);
+                true
+            }
             FaultKind::SlowDisk => {
                 let Some(place) = some(&present) else { return false };
-                self.members[place].slow_disk = (10 + strength / 10, self.now + lasts);
+                let until = (self.now + lasts).min(self.plan.faults_end);
+                self.members[place].slow_disk = (10 + strength / 10, until);
                 true
             }
             FaultKind::StuckDisk => {
@@ -126,6 +137,18 @@ impl World {
                 });
                 self.cut(number, ways.collect(), lasts)
             }
+            FaultKind::LeaderForsaken => {
+                let Some(leader) = self.leader() else { return false };
+                let others = present.into_iter().filter(|other| *other != leader);
+                let ways = others.flat_map(|other| [(leader, other), (other, leader)]).collect();
+                // Long enough for another one to be elected.
+                let lasts = lasts.max(self.settings.election_timeout * (2 + strength % 4));
+                let is_cut = self.cut(number, ways, lasts);
+                if is_cut {
+                    self.write_in_vain(leader, 20 + u64::from(strength) / 5);
+                }
+                is_cut
+            }
             FaultKind::Flapping => {
                 let Some(place) = self.leader().filter(|_| strength < 500).or(some(&running)) else { return false };
                 let others = present.into_iter().filter(|other| *other != place);
@@ -151,6 +174,17 @@ impl World {
                 self.ongoing.insert(number, Ongoing::Weather(fault));
                 self.put(lasts * 2, Event::FaultEnds { fault: number });
                 self.change_weather();
+                true
+            }
+            FaultKind::SlowWay => {
+                let Some(leader) = self.leader().or(some(&running)) else { return false };
+                let others: Vec<usize> = present.into_iter().filter(|other| *other != leader).collect();
+                let Some(other) = others.get(who as usize % others.len().max(1)).copied() else { return false };
+                let way = if strength < 800 { (leader, other) } else { (other, leader) };
+                let late = Duration::from_millis(200 + (who >> 32) % 900);
+                self.network.slow_down(way, late);
+                self.ongoing.insert(number, Ongoing::Slow(way));
+                self.put(lasts * 3 + late * 2, Event::FaultEnds { fault: number });
                 true
             }
             FaultKind::LinkBreaks => {
@@ -250,6 +284,16 @@ impl World {
         true
     }
 
+    /// Writes that nobody waits for: whether they are done, the log will show.
+    fn write_in_vain(&mut self, place: usize, count: u64) {
+        for _ in 0..count {
+            self.unheard += 1;
+            let number = self.unheard;
+            let (key, value) = (format!("kv/vain{}", number % FORSAKEN_KEYS), format!("vain.{number}"));
+            self.write_unheard(place, key, value, number);
+        }
+    }
+
     pub(super) fn flap(&mut self, number: usize, is_cut: bool) {
         let Some(Ongoing::Flapping(ways)) = self.ongoing.get(&number) else { return };
         let ways = ways.clone();
@@ -276,6 +320,7 @@ impl World {
                 }
             }
             Ongoing::Weather(_) => self.change_weather(),
+            Ongoing::Slow(way) => self.network.speed_up(way),
             Ongoing::Disk(place, trouble) => self.members[place].disk.fuse.end_trouble(trouble),
         }
     }

@@ -73,12 +73,14 @@ pub struct World {
     shown_last: BTreeMap<(usize, u64), Duration>,
     newest: i64,
     answered: u64,
+    /// Writes whose answers nobody hears.
+    unheard: u64,
     events: u64,
     is_stopping: bool,
     watch_until: i64,
     moves: Vec<Move>,
-    /// Members whose disks are damaged, and that are to be replaced.
-    lost: BTreeMap<MemberId, usize>,
+    /// Members whose disks are damaged, and where those are to be reached that take their places.
+    lost: BTreeMap<MemberId, String>,
     /// Of the operator's last request.
     operated: u64,
 }
@@ -130,6 +132,7 @@ impl World {
             shown_last: BTreeMap::new(),
             newest: 1,
             answered: 0,
+            unheard: 0,
             events: 0,
             is_stopping: false,
             watch_until: i64::MAX,

@@ -29,7 +29,7 @@ impl World {
         if has_refused {
             self.checks.summary.count("a damaged member refused to start");
             self.members[place].fate = Fate::Departed;
-            self.lost.insert(id, place);
+            self.lost.insert(id, network::url(place, NEW_NAME + self.members[place].boots));
             return self.put(LOOKS_EVERY, Event::Operator { lost: id });
         }
         self.checks.summary.count("a member ended because of its disk");
@@ -39,18 +39,17 @@ impl World {
 
     /// Does what is to be done next, until another one is in its place.
     pub(super) fn operate(&mut self, lost: MemberId) {
-        let Some(place) = self.lost.get(&lost).copied() else { return };
+        let Some(url) = self.lost.get(&lost).cloned() else { return };
         self.put(LOOKS_EVERY, Event::Operator { lost });
         let up: Vec<usize> = (0..self.members.len()).filter(|place| self.members[*place].running.is_some()).collect();
         let views = up.iter().filter_map(|place| Some(&self.members[*place].running.as_ref()?.shared.view));
         let Some(view) = views.max_by_key(|view| view.applied) else { return };
-        let url = network::url(place, NEW_NAME + self.members[place].boots);
         let successor = view.members.list().find(|member| member.peer_urls.contains(&url)).map(|it| MemberId(it.id));
         let ask = if view.members.get(lost).is_some() {
             Ask::RemoveMember { id: lost }
         } else if let Some(id) = successor {
             self.start_member(id, url);
-            if self.place_of_member(id).is_some() {
+            if let Some(place) = self.place_of_member(id) {
                 self.lost.remove(&lost);
                 self.trace.note(self.now, Some(id), Line::Replaced { place });
                 self.checks.summary.count("a damaged member was replaced");

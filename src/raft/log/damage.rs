@@ -115,6 +115,23 @@ fn a_flipped_bit_in_what_was_synced_is_an_error_that_names_the_file() {
 }
 
 #[test]
+fn a_flipped_bit_in_the_header_is_an_error_even_before_the_only_record() {
+    let dir = scratch();
+    let (from, to) = (dir.path().join("log"), dir.path().join("image"));
+    let mut log = EngineLog::open(large_files(&from)).unwrap();
+    begin(&mut log, &mut Model::new());
+    let whole = fs::read(newest(&from)).unwrap();
+    let ends = ends(&whole);
+    for at in 0..ends[0] {
+        image(&from, &to);
+        let mut damaged = whole[..ends[1]].to_vec();
+        damaged[at] ^= 1 << (at % 8);
+        fs::write(newest(&to), damaged).unwrap();
+        assert!(matches!(EngineLog::open(large_files(&to)), Err(LogError::Corrupt { .. })), "byte {at}");
+    }
+}
+
+#[test]
 fn a_lost_file_is_an_error() {
     let dir = scratch();
     let (from, to) = (dir.path().join("log"), dir.path().join("image"));

@@ -178,16 +178,18 @@ impl Survey {
         survey
     }
 
-    /// Whether a sound batch behind the defect says that the damaged one had been synced.
+    /// Whether a sound batch behind the defect says that the damaged one had been synced. Any does so for the header of a file,
+    /// which is synced before, or together with, the first batch in it.
     fn vouched_for(&self, bytes: &[u8], file_number: u64) -> bool {
         if planted::is_on(Bug::DropsDamagedSuffix) {
             return false;
         }
+        let is_header = self.end < FILE_HEADER_BYTES;
         let damaged = self.last_number.map_or(1, |number| number.saturating_add(1));
         let mut at = self.end + 1;
         while at < bytes.len() {
             match Batch::read(&bytes[at..], file_number) {
-                Ok(Batch { state: Some(state), .. }) if state.synced >= damaged => return true,
+                Ok(Batch { state: Some(state), .. }) if is_header || state.synced >= damaged => return true,
                 Ok(batch) => at += batch.bytes,
                 Err(_) => at += 1,
             }

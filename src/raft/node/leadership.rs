@@ -138,9 +138,12 @@ impl Node {
     }
 
     /// Whoever cannot write a vote down does not ask for one, and a log whose state is still being installed is no log to
-    /// lead with; raft-rs would look for entries that are not there.
+    /// lead with; raft-rs would look for entries that are not there. A lone voter leads as soon as it asks, and raft-rs ends a
+    /// leader that has entries which are not on disk: others ask with what they write after them.
     pub(super) fn may_campaign(&self) -> bool {
-        !self.disk_is_stuck && self.installing.is_none()
+        let log = &self.raft.raft.raft_log;
+        let has_all = || log.persisted == log.last_index();
+        !self.disk_is_stuck && self.installing.is_none() && (!self.is_only_voter() || has_all())
     }
 
     /// Keeps the election time-out from coming. Whoever leads and is not heard of for so long does not lead for this member

@@ -59,6 +59,44 @@ fn a_lone_voter_tells_its_learners_nothing_before_its_term_is_on_disk() {
     assert_ne!(sent(&effects), 0);
 }
 
+/// The leader of two goes, and something that it had sent behind that is being written: raft-rs ends a member that leads with
+/// entries which are not on disk.
+#[test]
+fn who_is_left_alone_leads_when_what_it_was_sent_is_on_disk() {
+    let mut node = with_members(ConfState { voters: vec![1, 2], ..ConfState::default() });
+    let (mut effects, now) = (Vec::new(), Duration::from_secs(1));
+    let mut write = |node: &mut Node, index: u64, commit: u64| {
+        let (term, entry) = (1, Entry { index, term: 1, ..Entry::default() });
+        let (log_term, entries) = (u64::from(index > 1), vec![entry].into());
+        let mut append =
+            Message { from: 2, to: 1, term, index: index - 1, log_term, entries, commit, ..Message::default() };
+        append.set_msg_type(MessageType::MsgAppend);
+        node.step(append);
+        node.settle(now, &mut effects);
+        let written = effects.drain(..).filter_map(|effect| match effect {
+            Effect::AppendLog(append) => Some(append.number),
+            _ => None,
+        });
+        written.last().expect("it is written")
+    };
+    let first = write(&mut node, 1, 1);
+    node.log_persisted(first, &mut Vec::new());
+    let second = write(&mut node, 2, 1);
+    let mut single = raft::eraftpb::ConfChangeSingle { node_id: 2, ..Default::default() };
+    single.set_change_type(raft::eraftpb::ConfChangeType::RemoveNode);
+    let change = raft::eraftpb::ConfChangeV2 { changes: vec![single].into(), ..Default::default() };
+    let conf_state = Some(ConfState { voters: vec![1], ..ConfState::default() });
+    node.conf_change_applied(&AppliedConfChange { index: LogIndex(1), change, conf_state }).expect("raft follows");
+    node.applied(LogIndex(1));
+    assert!(!node.status().is_leader, "its log is being written");
+    for _ in 0..1_000 {
+        node.tick(now);
+    }
+    assert!(!node.status().is_leader, "however long that takes");
+    node.log_persisted(second, &mut Vec::new());
+    assert!(node.status().is_leader, "nobody else can be");
+}
+
 #[test]
 fn reads_that_nobody_answers_are_told_of_every_half_second_and_then_fail() {
     let mut node = lonely();

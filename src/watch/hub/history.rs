@@ -58,13 +58,12 @@ impl Hub {
                 if planted::is_on(Bug::WatchBackInTime) {
                     next = compacted.max(watcher.start).max(Revision(2));
                 }
-                if matches!(watcher.state, State::InSync(_)) && next <= revision {
+                // Those that wait for a revision to come go on waiting for it where they are.
+                let has_missed = next <= revision || planted::is_on(Bug::MisplacesFutureWatchers);
+                if matches!(watcher.state, State::InSync(_)) && has_missed {
                     self.leave_sync(slot);
                     self.fall_behind(slot, next, effects);
                 }
-            }
-            if !planted::is_on(Bug::ForgetsFutureWatchers) {
-                self.reach_future();
             }
         }
         self.compacted(compacted, effects);
