@@ -52,11 +52,11 @@ fn whatever_the_order_of_turns_clients_get_what_was_promised() {
         played.len()
     );
     assert_eq!(played.len() as u64, SEEDS);
-    assert!(turns >= 1_600_000, "that was little: {turns} turns");
+    assert!(turns >= 2_000_000, "that was little: {turns} turns");
     assert!(answered >= 250_000, "that was no flood: {answered} answers");
     assert!(events >= 700_000, "watchers were told little: {events} events");
     assert!(kept >= 200_000, "few leases were kept alive: {kept}");
-    assert!(errands >= 5_000, "little was done beside the actors: {errands} errands");
+    assert!(errands >= 6_000, "little was done beside the actors: {errands} errands");
     assert!(ended >= 60, "few actors ended: {ended}");
 }
 
