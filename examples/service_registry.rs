@@ -14,6 +14,7 @@
 //! ```text
 //!   cargo run --release --example service_registry
 //! ```
+#![expect(clippy::disallowed_methods, reason = "leases end in real time")]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::error::Error;
