@@ -96,7 +96,7 @@ impl Summary {
         }
         for kind in FaultKind::ALL {
             let found = self.faults.get(kind.name()).copied().unwrap_or(0);
-            expect(kind.name(), found, if kind.is_of_disk() { seeds / 20 } else { seeds / 4 });
+            expect(kind.name(), found, if kind.is_of_disk() { seeds / 20 } else { seeds / 10 });
         }
         if seeds >= 500 {
             short.extend(self.missing().into_iter().map(|what| format!("{what} never came to pass")));

@@ -2,8 +2,8 @@
 
 use castd_sim::campaign::{self, Seeds};
 
-const SEEDS: u64 = 2_000;
-const OPERATIONS_MIN: u64 = 2_000_000;
+const SEEDS: u64 = 4_000;
+const OPERATIONS_MIN: u64 = 4_000_000;
 
 #[test]
 fn what_clients_rely_on_holds_under_every_seed() {

@@ -6,7 +6,8 @@
 //! ```
 //! Raft loses such questions silently, when leadership changes for instance. So a round is given up after [`READ_RETRY`],
 //! and at once with its leader; its reads join the next one, which has a new context: raft-rs 0.7.0 may answer an old one
-//! from long ago. Reads wait through an election, and fail at their deadline.
+//! from long ago. A round that was late gives the next one twice the time, up to an election time-out: nearer than that to
+//! each other members have to be. Reads wait through an election, and fail at their deadline.
 
 use super::{Effect, Node, RaftError};
 use crate::ids::RequestId;
@@ -28,7 +29,7 @@ struct WaitingRead {
 #[derive(Debug)]
 struct Round {
     counter: u64,
-    asked_at: Duration,
+    late_at: Duration,
     reads: Vec<WaitingRead>,
 }
 
@@ -36,6 +37,8 @@ struct Round {
 pub(super) struct Reads {
     new: Vec<WaitingRead>,
     round: Option<Round>,
+    /// Rounds that were late since one was answered.
+    late_rounds: u32,
     counter: u64,
     late_told: Duration,
     /// Wait for their index to be applied, ascending.
@@ -63,7 +66,8 @@ impl Node {
     }
 
     pub(super) fn give_late_round_up(&mut self, now: Duration) {
-        if self.reads.round.as_ref().is_some_and(|round| now >= round.asked_at + READ_RETRY) {
+        if self.reads.round.as_ref().is_some_and(|round| now >= round.late_at) {
+            self.reads.late_rounds += 1;
             self.reads.give_round_up();
         }
     }
@@ -103,7 +107,9 @@ impl Node {
         self.reads.counter += 1;
         let counter = self.reads.counter;
         self.raft.read_index(self.read_context(counter));
-        self.reads.round = Some(Round { counter, asked_at: now, reads: std::mem::take(&mut self.reads.new) });
+        let patience = READ_RETRY.saturating_mul(1 << self.reads.late_rounds.min(8));
+        let late_at = now + patience.min(self.election_timeout().max(READ_RETRY));
+        self.reads.round = Some(Round { counter, late_at, reads: std::mem::take(&mut self.reads.new) });
     }
 
     fn read_context(&self, counter: u64) -> Vec<u8> {
@@ -116,6 +122,7 @@ impl Node {
         if asked.is_some_and(|asked| asked == context)
             && let Some(round) = self.reads.round.take()
         {
+            self.reads.late_rounds = 0;
             let before = self.reads.confirmed.back().map_or(0, |(before, _)| *before);
             self.reads.confirmed.push_back((index.max(before), round.reads));
         }

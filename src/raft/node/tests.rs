@@ -124,6 +124,46 @@ fn reads_that_nobody_answers_are_told_of_every_half_second_and_then_fail() {
     assert_eq!(told, expected, "once for all reads, and no more after they have failed");
 }
 
+#[test]
+fn a_read_is_answered_by_a_leader_that_is_further_away_than_a_retry() {
+    const ROUND_TRIP: Duration = Duration::from_millis(700);
+    let mut node = with_members(ConfState { voters: vec![1, 2], ..ConfState::default() });
+    let (mut effects, mut now) = (Vec::new(), Duration::from_secs(60));
+    let (from, to, term) = (2, 1, 1);
+    let message = |kind: MessageType| {
+        let mut message = Message { from, to, term, ..Message::default() };
+        message.set_msg_type(kind);
+        message
+    };
+    node.step(message(MessageType::MsgHeartbeat));
+    node.read_index(now, RequestId(1));
+    let (asked_at, mut answers, mut is_ready) = (now, Vec::new(), false);
+    while !is_ready && now < asked_at + TIMEOUT {
+        now += TICK;
+        node.step(message(MessageType::MsgHeartbeat));
+        node.tick(now);
+        for (_, answer) in answers.extract_if(.., |(due, _)| *due <= now) {
+            node.step(answer);
+        }
+        node.settle(now, &mut effects);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::AppendLog(append) => node.log_persisted(append.number, &mut Vec::new()),
+                Effect::Send(sent) => {
+                    let asked = sent.into_iter().filter(|sent| sent.get_msg_type() == MessageType::MsgReadIndex);
+                    answers.extend(asked.map(|asked| {
+                        let answer = message(MessageType::MsgReadIndexResp);
+                        (now + ROUND_TRIP, Message { entries: asked.entries, ..answer })
+                    }));
+                }
+                Effect::ReadsReady(reads) => is_ready = reads == [RequestId(1)],
+                _ => {}
+            }
+        }
+    }
+    assert!(is_ready, "each answer came after its question had been given up");
+}
+
 /// A change is applied while raft takes over a snapshot that is newer, and in which it has been undone.
 #[test]
 fn a_change_that_a_snapshot_has_overtaken_changes_nothing() {
