@@ -122,7 +122,7 @@ const OPEN_DEFECTS: [(&str, Loss, &str); 2] = [
 
 fn is_open_defect(name: &str, failure: &str) -> bool {
     OPEN_DEFECTS.iter().any(|(storage, loss, text)| {
-        name == *storage && failure.contains(&format!("{loss:?} after")) && failure.contains(text)
+        name.starts_with(storage) && failure.contains(&format!("{loss:?} after")) && failure.contains(text)
     })
 }
 
