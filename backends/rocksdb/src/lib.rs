@@ -9,6 +9,7 @@
 //! were filled, so what a crash leaves is always a prefix of the batches. One column family holds all tables, told apart
 //! by the first byte of the key, so a flush cannot tear a batch either.
 
+mod manifest;
 mod open;
 mod options;
 mod row_counts;

@@ -1,6 +1,6 @@
 //! Opening, and telling damaged files from a directory that cannot be used.
 
-use crate::{ENGINE, Options};
+use crate::{ENGINE, Options, manifest};
 use castd_backend_api::OpenError;
 use rocksdb::{DB, DEFAULT_COLUMN_FAMILY_NAME, ErrorKind};
 use std::io;
@@ -13,6 +13,7 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<DB, OpenError> {
     if has_rows_but_no_entry_point(path).map_err(|error| unusable(error.to_string()))? {
         return Err(corrupt("there are table files, but CURRENT is missing".to_owned()));
     }
+    manifest::cut_torn_end(path).map_err(|error| unusable(error.to_string()))?;
     let options = options.engine();
     DB::open_cf_with_opts(&options, path, [(DEFAULT_COLUMN_FAMILY_NAME, options.clone())]).map_err(|error| {
         let kind = error.kind();
