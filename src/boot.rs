@@ -4,8 +4,8 @@
 //!   Config ──▶ DataDir (lock, FORMAT) ──▶ EngineLog, Backend ──recovery──▶ Node, Machine, …  (or a text that says what to do)
 //! ```
 //!
-//! A backend that is lost, damaged or does not fit the log is set aside and rebuilt from a snapshot and the log. Where that
-//! is not possible the start fails: a member never serves an empty store in the place of one that it had.
+//! A backend that is lost, damaged, not closed or does not fit the log is rebuilt from a snapshot and the log. Where that is
+//! not possible the start fails: a member never serves an empty store in the place of one that it had.
 
 mod first_start;
 
@@ -25,7 +25,7 @@ use crate::snapshot::policy::{PolicySettings, SnapshotPolicy};
 use crate::snapshot::{SnapshotError, SnapshotStore};
 use crate::state::Machine;
 use crate::state::portable::{self, PortableError};
-use crate::storage::{self, DataDir, DataDirError, Format, Notice, OpenedBackend};
+use crate::storage::{self, DataDir, DataDirError, Format, Found, Notice, Replacement, SetAside};
 use crate::telemetry::clock::Clock;
 use crate::watch::{Hub, Limits};
 use crate::wiring::Cores;
@@ -117,7 +117,6 @@ pub fn boot(config: &Config, clock: Clock, log: &Logger) -> Result<Boot, BootErr
     let is_forced = config.force_new_cluster && !is_new;
     let Recovered { machine, window } =
         if is_forced { force(config, identity, recovered, &mut log_store, log)? } else { recovered };
-    data_dir.backend_loaded()?;
     info!(log, "opened backend db"; "storage" => %config.storage, "applied-index" => machine.applied().0,
         "revision" => machine.revision().0, "took" => ?clock.now().saturating_sub(started));
 
@@ -176,7 +175,7 @@ fn open_state(
     snapshots: &SnapshotStore,
     log: &Logger,
 ) -> Result<Recovered, BootError> {
-    recovery::open_state(log_store, &mut OnDisk { data_dir, snapshots, log })
+    recovery::open_state(log_store, &mut OnDisk { data_dir, snapshots, log, begun: None })
 }
 
 /// Makes this member the only one of its cluster.
@@ -215,17 +214,26 @@ struct OnDisk<'a> {
     data_dir: &'a DataDir,
     snapshots: &'a SnapshotStore,
     log: &'a Logger,
+    begun: Option<Replacement>,
 }
 
 impl Stores for OnDisk<'_> {
     type Error = BootError;
 
-    fn open(&mut self) -> Result<Arc<dyn Backend>, BootError> {
-        open_backend(self.data_dir, self.log)
+    fn open(&mut self) -> Result<Option<Arc<dyn Backend>>, BootError> {
+        match self.data_dir.open_backend()? {
+            Found::Store(backend) => return Ok(Some(backend)),
+            Found::Nothing => {}
+            Found::Unclosed => {
+                info!(self.log, "the backend was not closed by the last process; it is rebuilt from snapshot and log");
+            }
+            Found::Broken(aside) => warn_of(&aside, self.log),
+        }
+        Ok(None)
     }
 
     fn install(&mut self, name: &str) -> Result<Option<Machine>, BootError> {
-        let Self { data_dir, snapshots, log } = self;
+        let Self { data_dir, snapshots, log, .. } = self;
         let Some(file) = snapshots.find(name)? else {
             warn!(log, "the snapshot that was to be installed is missing"; "file" => name);
             return Ok(None);
@@ -239,12 +247,19 @@ impl Stores for OnDisk<'_> {
         Ok(Some(installation::replace_state(data_dir, &file)?))
     }
 
-    fn replace(&mut self, reason: &RecoveryError) -> Result<Arc<dyn Backend>, BootError> {
-        warn!(self.log, "the backend is rebuilt"; "error" => %reason);
-        if let Some(aside) = self.data_dir.set_backend_aside(reason.to_string())? {
-            warn!(self.log, "set the old backend aside"; "path" => %aside.moved_to.display());
+    fn give_up(&mut self, reason: &RecoveryError) -> Result<(), BootError> {
+        if let RecoveryError::BackendBehind { .. } = reason {
+            // A snapshot has all that it has; it stays until one is found.
+            info!(self.log, "the backend is rebuilt"; "reason" => %reason);
+        } else if let Some(aside) = self.data_dir.set_backend_aside(reason.to_string())? {
+            warn_of(&aside, self.log);
         }
-        open_backend(self.data_dir, self.log)
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<Arc<dyn Backend>, BootError> {
+        let begun = self.begun.insert(self.data_dir.begin_replacement()?);
+        Ok(Arc::clone(&begun.backend))
     }
 
     fn fill(&mut self, backend: &dyn Backend, continues: &dyn Fn(LogPosition) -> bool) -> Result<(), BootError> {
@@ -255,17 +270,20 @@ impl Stores for OnDisk<'_> {
         Ok(())
     }
 
+    fn keep(&mut self) -> Result<(), BootError> {
+        if let Some(begun) = self.begun.take() {
+            self.data_dir.commit_replacement(begun)?;
+        }
+        Ok(())
+    }
+
     fn nothing_left(&self, truncated: LogIndex) -> BootError {
         BootError::NothingLeft { truncated, snapshots: self.snapshots.dir().to_owned() }
     }
 }
 
-fn open_backend(data_dir: &DataDir, log: &Logger) -> Result<Arc<dyn Backend>, BootError> {
-    let OpenedBackend { backend, set_aside, .. } = data_dir.open_backend()?;
-    if let Some(aside) = set_aside {
-        warn!(log, "set a damaged backend aside"; "path" => %aside.moved_to.display(), "error" => aside.reason);
-    }
-    Ok(backend)
+fn warn_of(aside: &SetAside, log: &Logger) {
+    warn!(log, "set a backend aside that cannot be used"; "path" => %aside.moved_to.display(), "error" => &aside.reason);
 }
 
 fn announce(log: &Logger, notice: &Notice) {

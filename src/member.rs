@@ -86,7 +86,7 @@ pub struct Member {
     /// With the fields that the lines about the end have.
     log: Logger,
     /// Its lock is held until the very end.
-    _data_dir: Arc<DataDir>,
+    data_dir: Arc<DataDir>,
 }
 
 impl Member {
@@ -265,7 +265,7 @@ impl Member {
                 "advertise-peer-urls" => urls(&config.initial_advertise_peer_urls),
                 "advertise-client-urls" => urls(&config.advertise_client_urls))),
             cast,
-            _data_dir: data_dir,
+            data_dir,
         })
     }
 
@@ -293,7 +293,7 @@ impl Member {
     pub fn stop(self) {
         let Member { runtime, peer_runtime, ports, patience, mut running, stopping, stopping_peers, tracing, .. } =
             self;
-        let Member { cast, clock, log, removed, .. } = self;
+        let Member { cast, clock, log, removed, data_dir, .. } = self;
         info!(log, "closing etcd server");
         runtime.block_on(hand_over(&cast, patience, clock, &log));
         let published = cast.published_view();
@@ -307,9 +307,13 @@ impl Member {
         runtime.shutdown_timeout(THREADS_GRACE);
         peer_runtime.shutdown_timeout(THREADS_GRACE);
         running.stop();
-        if let Err(error) = published.load().backend().flush() {
-            // Not lost: the log has it, and the next start replays it.
-            warn!(log, "the backend could not be flushed"; "error" => %error);
+        let backend = Arc::clone(published.load().backend());
+        drop(published);
+        // Nothing is lost if this fails: the log has it, and the next start replays it.
+        match data_dir.close_backend(backend) {
+            Ok(true) => {}
+            Ok(false) => warn!(log, "the backend is still read and cannot be closed; the next start rebuilds it"),
+            Err(error) => warn!(log, "the backend could not be closed"; "error" => %error),
         }
         tracing.shutdown();
         info!(log, "closed etcd server");

@@ -96,11 +96,11 @@ fn joining(index: u64, member: &Member) -> Entry {
 pub trait Stores {
     type Error: From<LogError> + From<RecoveryError>;
 
-    /// The store as the last life has left it.
+    /// The store as the last life has left it; `None` if it left none, or none that is to be believed.
     ///
     /// # Errors
     /// When the disk fails.
-    fn open(&mut self) -> Result<Arc<dyn Backend>, Self::Error>;
+    fn open(&mut self) -> Result<Option<Arc<dyn Backend>>, Self::Error>;
 
     /// Makes the state of the snapshot that has this name the member's; durable on return. `None` if that snapshot is missing
     /// or damaged.
@@ -109,17 +109,29 @@ pub trait Stores {
     /// When the disk fails.
     fn install(&mut self, name: &str) -> Result<Option<Machine>, Self::Error>;
 
-    /// An empty store, in the place of one that is of no use.
+    /// The store that was opened does not fit the log, and nobody has it any more.
     ///
     /// # Errors
     /// When the disk fails.
-    fn replace(&mut self, reason: &RecoveryError) -> Result<Arc<dyn Backend>, Self::Error>;
+    fn give_up(&mut self, reason: &RecoveryError) -> Result<(), Self::Error>;
+
+    /// An empty store, which is the member's only once it is [kept](Stores::keep).
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn begin(&mut self) -> Result<Arc<dyn Backend>, Self::Error>;
 
     /// Fills an empty store from the newest sound snapshot of those that the log `continues`, if there is one.
     ///
     /// # Errors
     /// When the disk fails.
     fn fill(&mut self, backend: &dyn Backend, continues: &dyn Fn(LogPosition) -> bool) -> Result<(), Self::Error>;
+
+    /// The store that was begun is the member's from now on; durable on return.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn keep(&mut self) -> Result<(), Self::Error>;
 
     /// There is nothing to rebuild the state from.
     fn nothing_left(&self, truncated: LogIndex) -> Self::Error;
@@ -131,25 +143,26 @@ pub trait Stores {
 /// # Errors
 /// When the disk fails, and when nothing is left to rebuild the state from.
 pub fn open_state<S: Stores>(log: &mut dyn LogStore, stores: &mut S) -> Result<Recovered, S::Error> {
-    let opened = stores.open()?;
-    let recovered = match recover(log, Arc::clone(&opened)) {
-        Ok(recovered) => recovered,
-        Err(reason @ RecoveryError::BackendBehind { .. }) => match finish_install(log, stores)? {
+    let recovered = match open_fitting(log, stores)? {
+        Some(recovered) => recovered,
+        None => match finish_install(log, stores)? {
             Some(recovered) => recovered,
-            None => {
-                drop(opened);
-                rebuild(log, stores, &reason)?
-            }
+            None => rebuild(log, stores)?,
         },
-        Err(reason @ (RecoveryError::BackendAhead { .. } | RecoveryError::State(_))) => {
-            drop(opened);
-            rebuild(log, stores, &reason)?
-        }
-        Err(error) => return Err(error.into()),
     };
     // The state has what was to be installed, or more.
     log.clear_pending_install()?;
     Ok(recovered)
+}
+
+/// The state as the last life has left it, if it is to be believed and fits the log.
+fn open_fitting<S: Stores>(log: &mut dyn LogStore, stores: &mut S) -> Result<Option<Recovered>, S::Error> {
+    let Some(opened) = stores.open()? else { return Ok(None) };
+    match recover(log, opened) {
+        Ok(recovered) => Ok(Some(recovered)),
+        Err(RecoveryError::Log(error)) => Err(error.into()),
+        Err(reason) => stores.give_up(&reason).map(|()| None),
+    }
 }
 
 /// The last life had accepted a snapshot of the leader, and ended before the state was replaced by it.
@@ -160,17 +173,19 @@ fn finish_install<S: Stores>(log: &mut dyn LogStore, stores: &mut S) -> Result<O
 }
 
 /// Begins with an empty store, and fills it from the newest snapshot that the log continues.
-fn rebuild<S: Stores>(log: &mut dyn LogStore, stores: &mut S, reason: &RecoveryError) -> Result<Recovered, S::Error> {
-    let backend = stores.replace(reason)?;
+fn rebuild<S: Stores>(log: &mut dyn LogStore, stores: &mut S) -> Result<Recovered, S::Error> {
+    let backend = stores.begin()?;
     let terms = log.load(LogIndex(u64::MAX))?.terms;
     // Those that another member sent, and that were not installed, may be of a log that is not ours.
     let continues = |position: LogPosition| terms.term(position.index.0) == Some(position.term.0);
     stores.fill(backend.as_ref(), &continues)?;
-    match recover(log, backend) {
-        Ok(recovered) => Ok(recovered),
-        Err(RecoveryError::BackendBehind { truncated, .. }) => Err(stores.nothing_left(truncated)),
-        Err(error) => Err(error.into()),
-    }
+    let recovered = match recover(log, backend) {
+        Ok(recovered) => recovered,
+        Err(RecoveryError::BackendBehind { truncated, .. }) => return Err(stores.nothing_left(truncated)),
+        Err(error) => return Err(error.into()),
+    };
+    stores.keep()?;
+    Ok(recovered)
 }
 
 /// Opens the state machine on `backend` and the window on `log`, and checks that they fit.

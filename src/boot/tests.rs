@@ -82,7 +82,8 @@ impl World {
         // The log of these tests is elsewhere, but there has to be one.
         std::fs::write(data_dir.log_path().join("log"), "").expect("written");
         data_dir.commit_format(Format::new(kind, ClusterId(7), MemberId(3))).expect("written");
-        let backend = open_backend(&data_dir, &quiet()).expect("opened");
+        let replacement = data_dir.begin_replacement().expect("begun");
+        let backend = data_dir.commit_replacement(replacement).expect("opened");
         let mut machine = Machine::open(Arc::clone(&backend)).expect("opened");
         machine.apply(&entries[..OLD as usize]).expect("applied");
         backend.flush().expect("flushed");
@@ -105,7 +106,8 @@ impl World {
         let mut incoming = snapshots.receive(outgoing.position(), outgoing.bytes()).expect("begun");
         incoming.write(&outgoing.read(0, usize::MAX).expect("readable")).expect("written");
         incoming.verify().and_then(crate::snapshot::Arrived::publish).expect("sound");
-        data_dir.backend_loaded().expect("written");
+        drop(machine);
+        data_dir.close_backend(backend).expect("flushed");
         World { _dir: dir, settings, log, old, new }
     }
 
@@ -116,8 +118,7 @@ impl World {
     /// As the running member would, up to `last` and no further.
     fn install(&mut self, last: Step) {
         let data_dir = self.data_dir();
-        drop(open_backend(&data_dir, &quiet()).expect("opened"));
-        data_dir.backend_loaded().expect("written");
+        drop(data_dir.open_backend().expect("opened"));
         let position = LogPosition { index: self.new.applied, term: self.new.term };
         let file = SnapshotFile::at(&data_dir.snapshots_path(), position).expect("it is there");
         for step in STEPS.into_iter().skip(1).take_while(|step| *step as u8 <= last as u8) {
@@ -153,7 +154,6 @@ impl World {
         let data_dir = self.data_dir();
         let snapshots = SnapshotStore::open(data_dir.snapshots_path())?;
         let recovered = open_state(&data_dir, &mut self.log, &snapshots, &quiet())?;
-        data_dir.backend_loaded()?;
         Ok(recovered)
     }
 }

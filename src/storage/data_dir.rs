@@ -15,7 +15,7 @@
 use super::error::DataDirError;
 use super::foreign::refuse_etcd;
 use super::format::{FORMAT_FILE, Format};
-use super::generations::{Generations, OpenedBackend, Replacement, SetAside};
+use super::generations::{Found, Generations, Replacement, SetAside};
 use super::lock::{DirectoryLock, LOCK_FILE};
 use super::paths::{
     TEMPORARY, create_directory, exists, list, mode_if_wide, read_file, remove_file, remove_tree, sync_directory,
@@ -117,8 +117,6 @@ pub struct DataDir {
     settings: Settings,
     member: PathBuf,
     format: Option<Format>,
-    /// A member was found here: not this process made it one.
-    was_member: bool,
     generations: Generations,
     _locks: Vec<DirectoryLock>,
 }
@@ -180,9 +178,8 @@ impl DataDir {
         }
         create_directory(&member)?;
         let generations = Generations::new(member.clone(), settings.kind, settings.tuning);
-        let mut this = Self { settings, member, format: None, was_member: false, generations, _locks: locks };
+        let mut this = Self { settings, member, format: None, generations, _locks: locks };
         this.format = this.recover(formats, notice)?;
-        this.was_member = this.format.is_some();
         create_directory(&this.log_path())?;
         create_directory(&this.snapshots_path())?;
         Ok(this)
@@ -212,18 +209,24 @@ impl DataDir {
         Ok(())
     }
 
-    /// Opens the store. Damaged files are set aside and an empty store is opened in their place. When the caller has read
-    /// from it what it reads at a start, it calls [`DataDir::backend_loaded`].
-    pub fn open_backend(&self) -> Result<OpenedBackend, DataDirError> {
-        self.generations.open(self.was_member)
+    /// Opens the store as the last process has left it. Damaged files are set aside.
+    ///
+    /// # Errors
+    /// When it cannot be used, and is not to blame.
+    pub fn open_backend(&self) -> Result<Found, DataDirError> {
+        self.generations.open()
     }
 
-    /// The store was opened and read without ending the process.
-    pub fn backend_loaded(&self) -> Result<(), DataDirError> {
-        self.generations.loaded()
+    /// Makes durable what the store has. Answers whether the next start will open it: not if its engine is believed only when
+    /// closed, and somebody still has it.
+    ///
+    /// # Errors
+    /// When the disk fails; what was not made durable comes back from the log.
+    pub fn close_backend(&self, backend: Arc<dyn Backend>) -> Result<bool, DataDirError> {
+        self.generations.close(backend)
     }
 
-    /// Sets the store aside because it does not fit the log. Drop every handle to it first, then open again.
+    /// Sets the store aside because it does not fit the log. Drop every handle to it first.
     ///
     /// # Errors
     /// [`DataDirError::BackendInUse`] while a handle exists.
@@ -350,7 +353,6 @@ impl DataDir {
                 notice(Notice::UnfinishedCreation { directory: root.to_owned() });
             }
         }
-        remove_file(&Generations::opening_mark(&self.member))?;
         for root in self.roots() {
             write_file(&root.join(CREATING), says)?;
         }

@@ -1,8 +1,8 @@
 //! The store's directory, from one life of the backend to the next.
 //!
 //! ```text
-//!   member/opening            there while an engine that may panic is opened and first read
 //!   member/state/generation   the number of the store in use, replaced atomically
+//!   member/state/closed       the same number, from a clean stop to the next start: an engine that is believed only then
 //!   member/state/3/           its files
 //!   member/state/4/           a store being filled from a snapshot; nothing until `generation` says 4
 //!   member/state.broken-1/    what was set aside; castd never looks at it again
@@ -13,8 +13,9 @@
 
 use super::error::{DataDirError, at};
 use super::paths::{create_directory, exists, list, read_file, remove_file, remove_tree, sync_directory, write_file};
-use super::{StorageKind, Tuning, open_backend};
+use super::{StorageKind, Tuning, open_backend, settle_files};
 use castd_backend_api::{Backend, OpenError};
+use castd_backend_memory::Memory;
 use parking_lot::Mutex;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,16 +23,18 @@ use std::sync::{Arc, Weak};
 
 const STATE: &str = "state";
 const GENERATION: &str = "generation";
-const OPENING: &str = "opening";
+const CLOSED: &str = "closed";
 const FIRST_GENERATION: u64 = 1;
 
-/// A backend, and what had to be done to get it.
-pub struct OpenedBackend {
-    pub backend: Arc<dyn Backend>,
-    /// The store is empty although this member had one: it has to come back from snapshot and log, or from the leader.
-    pub rebuilt: bool,
-    /// What was set aside on the way.
-    pub set_aside: Option<SetAside>,
+/// What a start finds of the last one's store.
+pub enum Found {
+    Store(Arc<dyn Backend>),
+    /// There was none, or it was in RAM.
+    Nothing,
+    /// Whoever used it did not close it, and what this engine leaves then is not believed. It stays until another one takes its
+    /// place.
+    Unclosed,
+    Broken(SetAside),
 }
 
 /// A store that is no longer used, kept for whoever wants to know why.
@@ -56,8 +59,6 @@ pub(super) struct Generations {
 
 struct Lives {
     generation: u64,
-    /// The caller gave its store up: the next one is in its place.
-    given_up: bool,
     current: Option<Weak<dyn Backend>>,
     /// Replaced stores that somebody may still be reading.
     retired: Vec<(Weak<dyn Backend>, PathBuf)>,
@@ -71,8 +72,8 @@ impl Lives {
 
 impl Generations {
     pub(super) fn new(member: PathBuf, kind: StorageKind, tuning: Tuning) -> Self {
-        let lives =
-            Mutex::new(Lives { generation: FIRST_GENERATION, given_up: false, current: None, retired: Vec::new() });
+        // The first replacement is the first store.
+        let lives = Mutex::new(Lives { generation: FIRST_GENERATION - 1, current: None, retired: Vec::new() });
         Self { member, kind, tuning, lives }
     }
 
@@ -81,43 +82,48 @@ impl Generations {
         member.join(STATE)
     }
 
-    pub(super) fn opening_mark(member: &Path) -> PathBuf {
-        member.join(OPENING)
-    }
-
-    /// Opens the current store. `expected`: this member has been started before, so there was one.
-    pub(super) fn open(&self, expected: bool) -> Result<OpenedBackend, DataDirError> {
-        let mut lives = self.lives.lock();
-        let mut set_aside = None;
-        if self.kind.may_panic_on_damage() && exists(&Self::opening_mark(&self.member))? {
-            set_aside = self.move_aside("the last start ended while it opened or first read the store".to_owned())?;
+    /// Opens the store in use.
+    ///
+    /// # Errors
+    /// When it is sound, as far as one can tell, and cannot be opened.
+    pub(super) fn open(&self) -> Result<Found, DataDirError> {
+        if !self.kind.keeps_files() {
+            return Ok(Found::Nothing);
         }
-        let (backend, generation, created) = match self.open_current() {
+        let mut lives = self.lives.lock();
+        match self.open_current(&mut lives) {
             Err(DataDirError::Open(OpenError::Corrupt { detail, .. })) => {
-                set_aside = self.move_aside(detail)?.or(set_aside);
-                self.open_current()?
+                Ok(self.move_aside(detail)?.map_or(Found::Nothing, Found::Broken))
             }
-            opened => opened?,
-        };
-        lives.generation = generation;
-        lives.current = Some(Arc::downgrade(&backend));
-        let rebuilt = set_aside.is_some() || ((expected || lives.given_up) && created && self.kind.keeps_files());
-        lives.given_up = false;
-        Ok(OpenedBackend { backend, rebuilt, set_aside })
+            found => found,
+        }
     }
 
-    /// Called once the store has been read after opening: damage that ends the process would have shown by now.
-    pub(super) fn loaded(&self) -> Result<(), DataDirError> {
-        remove_file(&Self::opening_mark(&self.member))
+    /// Makes durable what `backend` has, and says so to the next start, unless somebody else still has it. Answers whether
+    /// that start will believe it.
+    pub(super) fn close(&self, backend: Arc<dyn Backend>) -> Result<bool, DataDirError> {
+        backend.flush()?;
+        if !self.kind.is_believed_only_when_closed() {
+            return Ok(true);
+        }
+        drop(backend);
+        let lives = self.lives.lock();
+        if lives.is_read() {
+            return Ok(false);
+        }
+        let path = self.path_of(lives.generation);
+        settle_files(self.kind, &path).map_err(at("sync", &path))?;
+        self.write_number(CLOSED, lives.generation)?;
+        Ok(true)
     }
 
+    /// Moves the store out of the way; it must not be in use.
     pub(super) fn set_aside(&self, reason: String) -> Result<Option<SetAside>, DataDirError> {
         let mut lives = self.lives.lock();
         if lives.is_read() {
             return Err(DataDirError::BackendInUse);
         }
         lives.current = None;
-        lives.given_up = true;
         self.move_aside(reason)
     }
 
@@ -126,6 +132,7 @@ impl Generations {
         let generation = self.lives.lock().generation + 1;
         let path = self.path_of(generation);
         if self.kind.keeps_files() {
+            create_directory(&self.state())?;
             remove_tree(&path)?;
         }
         Ok(Replacement { backend: open_backend(self.kind, &path, self.tuning)?, generation })
@@ -137,13 +144,12 @@ impl Generations {
         assert_eq!(generation, lives.generation + 1, "one replacement at a time");
         if self.kind.keeps_files() {
             backend.flush()?;
-            self.point_to(generation)?;
+            self.write_number(GENERATION, generation)?;
         }
         let old = self.path_of(lives.generation);
         lives.generation = generation;
-        if let Some(current) = lives.current.replace(Arc::downgrade(&backend)) {
-            lives.retired.push((current, old));
-        }
+        let replaced = lives.current.replace(Arc::downgrade(&backend));
+        lives.retired.push((replaced.unwrap_or_else(|| Weak::<Memory>::new()), old));
         drop(lives);
         self.remove_retired();
         Ok(backend)
@@ -179,50 +185,42 @@ impl Generations {
         self.state().join(generation.to_string())
     }
 
-    /// The backend, its generation, and whether it was created just now.
-    fn open_current(&self) -> Result<(Arc<dyn Backend>, u64, bool), DataDirError> {
-        if !self.kind.keeps_files() {
-            let backend = open_backend(self.kind, &self.state(), self.tuning)?;
-            return Ok((backend, FIRST_GENERATION, true));
-        }
-        create_directory(&self.state())?;
-        let pointed_to = self.pointed_to()?;
-        let generation = pointed_to.unwrap_or(FIRST_GENERATION);
-        let path = self.path_of(generation);
+    fn open_current(&self, lives: &mut Lives) -> Result<Found, DataDirError> {
+        let generation = self.number(GENERATION)?;
+        let path = generation.map(|generation| self.path_of(generation));
         for found in list(&self.state())? {
-            if pointed_to.is_none() || (found != path && found != self.state().join(GENERATION)) {
+            let is_mark = found.ends_with(GENERATION) || found.ends_with(CLOSED);
+            if path.as_ref() != Some(&found) && !(path.is_some() && is_mark) {
                 if found.is_dir() { remove_tree(&found)? } else { remove_file(&found)? }
             }
         }
-        if pointed_to.is_some() && !path.is_dir() {
+        let (Some(generation), Some(path)) = (generation, path) else { return Ok(Found::Nothing) };
+        lives.generation = generation;
+        if !path.is_dir() {
             return Err(self.corrupt(format!("{} is missing", path.display())));
         }
-        if self.kind.may_panic_on_damage() {
-            write_file(&Self::opening_mark(&self.member), b"")?;
-        }
-        let backend = match open_backend(self.kind, &path, self.tuning) {
-            Ok(backend) => backend,
-            Err(error) => {
-                // It came back with an answer, so it did not end the process.
-                self.loaded()?;
-                return Err(error.into());
+        if self.kind.is_believed_only_when_closed() {
+            let is_closed = self.number(CLOSED)? == Some(generation);
+            // Before the engine writes anything.
+            remove_file(&self.state().join(CLOSED))?;
+            if !is_closed {
+                return Ok(Found::Unclosed);
             }
-        };
-        if pointed_to.is_none() {
-            self.point_to(generation)?;
         }
-        Ok((backend, generation, pointed_to.is_none()))
+        let backend = open_backend(self.kind, &path, self.tuning)?;
+        lives.current = Some(Arc::downgrade(&backend));
+        Ok(Found::Store(backend))
     }
 
-    fn pointed_to(&self) -> Result<Option<u64>, DataDirError> {
-        let path = self.state().join(GENERATION);
+    fn number(&self, name: &str) -> Result<Option<u64>, DataDirError> {
+        let path = self.state().join(name);
         let Some(content) = read_file(&path)? else { return Ok(None) };
-        let generation = std::str::from_utf8(&content).ok().and_then(|text| text.trim().parse().ok());
-        generation.map(Some).ok_or_else(|| self.corrupt(format!("{} is not a number", path.display())))
+        let number = std::str::from_utf8(&content).ok().and_then(|text| text.trim().parse().ok());
+        number.map(Some).ok_or_else(|| self.corrupt(format!("{} is not a number", path.display())))
     }
 
-    fn point_to(&self, generation: u64) -> Result<(), DataDirError> {
-        write_file(&self.state().join(GENERATION), format!("{generation}\n").as_bytes())
+    fn write_number(&self, name: &str, number: u64) -> Result<(), DataDirError> {
+        write_file(&self.state().join(name), format!("{number}\n").as_bytes())
     }
 
     fn corrupt(&self, detail: String) -> DataDirError {
@@ -244,7 +242,6 @@ impl Generations {
         };
         fs::rename(&state, &moved_to).map_err(at("set aside", &state))?;
         sync_directory(&self.member)?;
-        self.loaded()?;
         Ok(Some(SetAside { moved_to, reason }))
     }
 }

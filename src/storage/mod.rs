@@ -20,11 +20,12 @@ mod walk;
 pub use data_dir::{Creation, DataDir, Notice, Settings, Vacancy};
 pub use error::DataDirError;
 pub use format::Format;
-pub use generations::{OpenedBackend, Replacement, SetAside};
+pub use generations::{Found, Replacement, SetAside};
 
 use castd_backend_api::{Backend, OpenError};
 use castd_backend_memory::Memory;
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -74,9 +75,9 @@ impl StorageKind {
         }
     }
 
-    /// Whether damaged files can end the process while they are opened or first read. RocksDB returns errors; to take a
-    /// start that was merely killed for a broken store would cost a lone member its only copy.
-    pub(crate) const fn may_panic_on_damage(self) -> bool {
+    /// Whether the files count only if they were closed. sled's recovery takes pages of different moments together where the
+    /// power failed before all of them were written, and may panic; RocksDB comes back with a moment of the past.
+    pub(crate) const fn is_believed_only_when_closed(self) -> bool {
         match self {
             Self::Sled => true,
             Self::Rocksdb | Self::Memory => false,
@@ -143,6 +144,18 @@ pub fn open_backend(kind: StorageKind, path: &Path, tuning: Tuning) -> Result<Ar
             let _ = tuning;
             let detail = StorageKindError::NotCompiledIn { kind }.to_string();
             Err(OpenError::Unusable { engine: kind.name(), path: path.to_owned(), detail })
+        }
+    }
+}
+
+/// Waits until the engine has let go of the store in `path`, and makes durable what it has written there.
+fn settle_files(kind: StorageKind, path: &Path) -> io::Result<()> {
+    match kind {
+        #[cfg(feature = "sled")]
+        StorageKind::Sled => castd_backend_sled::settle_files(path),
+        _ => {
+            let _ = path;
+            Ok(())
         }
     }
 }

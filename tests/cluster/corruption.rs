@@ -2,7 +2,7 @@
 
 use crate::cluster::{Cluster, HEALTHY_WITHIN, connect};
 use crate::run;
-use castd::storage::{DataDir, Settings, StorageKind};
+use castd::storage::{DataDir, Found, Settings, StorageKind};
 use castd_backend_api::{Table, WriteBatch};
 use etcd_client::{AlarmAction, AlarmType, Client, PutOptions};
 use std::ops::ControlFlow;
@@ -33,10 +33,9 @@ async fn corrupt(cluster: &mut Cluster, place: usize) {
     member.terminate();
     let kind = if member.storage == "sled" { StorageKind::Sled } else { StorageKind::Rocksdb };
     let data_dir = DataDir::prepare(Settings::new(member.data_dir(), kind), &mut |_| ()).expect("it is stopped");
-    let opened = data_dir.open_backend().expect("sound so far");
-    data_dir.backend_loaded().expect("nobody finds out");
+    let Found::Store(backend) = data_dir.open_backend().expect("readable") else { panic!("not sound") };
     let mut rows = Vec::new();
-    let scanned = opened.backend.scan(Table::Kv, b"", b"", &mut |key, row| {
+    let scanned = backend.scan(Table::Kv, b"", b"", &mut |key, row| {
         if row.windows(VALUE.len()).any(|window| window == VALUE.as_bytes()) {
             rows.push((key.to_vec(), row.to_vec()));
         }
@@ -48,8 +47,8 @@ async fn corrupt(cluster: &mut Cluster, place: usize) {
     row[last] ^= 1;
     let mut batch = WriteBatch::new();
     batch.put(Table::Kv, key.clone(), row.clone());
-    opened.backend.write(&batch).expect("written");
-    opened.backend.flush().expect("flushed");
+    backend.write(&batch).expect("written");
+    assert!(data_dir.close_backend(backend).expect("flushed"), "nobody finds out");
 }
 
 /// The members that alarms are about, once there is one.

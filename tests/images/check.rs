@@ -13,7 +13,7 @@ use raft::eraftpb::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What every image of one recording is compared with.
 pub struct Truth {
@@ -29,7 +29,7 @@ pub struct Truth {
 /// What is done with a member that has started and kept its promises.
 #[derive(Clone, Copy)]
 enum Then {
-    /// Its log gets one entry more, an empty one.
+    /// Its log gets one entry more, an empty one; and every second one is stopped in good order.
     Write,
     Leave,
 }
@@ -78,7 +78,7 @@ impl Truth {
     fn open_and_compare(&self, storage: &str, root: &Path, until: Micros, then: Then) -> Result<Found, String> {
         let log = slog::Logger::root(slog::Discard, slog::o!());
         let started = boot(&self.config(storage, root)?, Clock::start(), &log).map_err(|error| error.to_string())?;
-        let Boot { mut cores, is_new, .. } = started;
+        let Boot { mut cores, is_new, data_dir, .. } = started;
         // It is alone: what is in its log is committed as soon as it leads.
         let applied = cores.machine.applied();
         let left = cores.log_store.load(applied).map_err(|error| error.to_string())?;
@@ -153,6 +153,13 @@ impl Truth {
                 let write = LogWrite { entries: vec![entry], hard_state: None, must_sync: true };
                 cores.log_store.append(&write).map_err(|error| format!("cannot go on: {error}"))?;
                 cores.machine.apply(&write.entries).map_err(|error| format!("cannot go on: {error}"))?;
+                // The other half ends as by a crash.
+                if index % 2 == 0 {
+                    let backend = Arc::clone(view.backend());
+                    drop((view, cores));
+                    let is_closed = data_dir.close_backend(backend).map_err(|error| format!("cannot end: {error}"))?;
+                    assert!(is_closed, "nobody else has the backend");
+                }
             }
         }
         Ok(found)

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! A backend is a cache of the raft log: it may lose its newest batches in a crash (the log is replayed from the applied
-//! index found inside), but it may never lose part of a batch, and never a batch older than one it kept.
+//! index found inside), but it may never lose part of a batch, and never a batch older than one it kept. An engine that
+//! cannot promise this of a power failure is opened only if it was closed, and rebuilt from the log otherwise.
 
 mod batch;
 #[cfg(feature = "contract")]

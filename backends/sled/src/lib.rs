@@ -9,6 +9,9 @@
 //! only. sled's own flusher stays on, its garbage collection lives there. sled's `flush` is no fsync on Linux
 //! (`sync_file_range`, and nothing for blobs and directories), so we sync its files ourselves, and even then the log is
 //! kept back to the flush before: `durable` answers with the last but one.
+//!
+//! All this is for a store that is closed. After a power failure sled may open with batches torn, and say nothing: whoever
+//! opens it has to know that it was closed ([`settle_files`]).
 
 mod open;
 mod sync;
@@ -20,6 +23,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 use sync::Files;
+pub use sync::settle_files;
 
 const ENGINE: &str = "sled";
 

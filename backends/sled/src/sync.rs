@@ -2,13 +2,39 @@
 
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// sled's name for the file that holds the log of pages, and for the directory of values too large for it.
 const LOG: &str = "db";
 const BLOBS: &str = "blobs";
+
+/// sled closes a store on threads of its own, after the last handle to it is gone, and writes once more then.
+const CLOSED_WITHIN: Duration = Duration::from_secs(10);
+const CLOSED_PAUSE: Duration = Duration::from_millis(5);
+
+/// Waits until no process uses the store in `directory` any more, and makes all of it durable.
+///
+/// # Errors
+/// [`io::ErrorKind::TimedOut`] when somebody still does after ten seconds; and when the disk fails.
+pub fn settle_files(directory: &Path) -> io::Result<()> {
+    let mut files = Files::of(directory)?;
+    let mut waited = Duration::ZERO;
+    // sled's own lock, on this very file.
+    while let Err(error) = files.log.try_lock() {
+        match error {
+            TryLockError::Error(error) => return Err(error),
+            TryLockError::WouldBlock if waited >= CLOSED_WITHIN => return Err(io::ErrorKind::TimedOut.into()),
+            TryLockError::WouldBlock => {
+                std::thread::sleep(CLOSED_PAUSE);
+                waited += CLOSED_PAUSE;
+            }
+        }
+    }
+    files.sync()
+}
 
 pub(crate) struct Files {
     directory: PathBuf,

@@ -38,7 +38,6 @@ use castd::telemetry::clock::Clock;
 use castd::telemetry::metrics::{Metrics, MetricsLevel};
 use castd::watch::{self, Hub};
 use castd::wiring::{self, Cores, Rehearsal, Rehearsed, Surroundings};
-use castd_backend_api::Backend;
 use castd_judge::check;
 use castd_judge::history::{History, Outcome};
 use std::cell::RefCell;
@@ -235,7 +234,7 @@ fn enter(script: &Script, place: usize, clock: Clock, stage: &Stage, lanes: &Lan
     let directory = TempDir::new().map_err(|error| error.to_string())?;
     let settings = storage::Settings::new(directory.path().join("data"), StorageKind::Memory);
     let data_dir = Arc::new(DataDir::prepare(settings, &mut |_| {}).map_err(|error| error.to_string())?);
-    let backend: Arc<dyn Backend> = data_dir.open_backend().map_err(|error| error.to_string())?.backend;
+    let backend = data_dir.begin_replacement().map_err(|error| error.to_string())?.backend;
     // Without a URL, so that nobody dials: single questions to another member are refused at once.
     let members: Vec<_> =
         (1..=script.members as u64).map(|member| recovery::initial_member(MemberId(member), &[])).collect();

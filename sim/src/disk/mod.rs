@@ -46,7 +46,7 @@ use std::sync::Arc;
 pub enum Storage {
     /// It flushes, and is trusted without a snapshot beside it.
     Trusted,
-    /// It flushes, and a snapshot is kept beside it.
+    /// It flushes, and a snapshot is kept beside it: after a crash nobody believes what it has.
     Doubted,
     /// It has no disk: a crash leaves nothing.
     Memory,
@@ -109,8 +109,10 @@ pub struct Disk {
     pub fuse: Fuse,
     log: Log,
     store: Arc<ForgetfulStore>,
+    /// A start is at filling it, in the place of the other.
+    begun: Option<Arc<ForgetfulStore>>,
     snapshots: BTreeMap<String, SnapshotFile>,
-    /// How often a start had to begin with an empty store.
+    /// How often a start has filled the store from a snapshot.
     pub rebuilt: u64,
     /// The start said that it is damaged.
     has_refused: bool,
@@ -157,6 +159,7 @@ impl Disk {
             fuse,
             log,
             store,
+            begun: None,
             snapshots: BTreeMap::new(),
             rebuilt: 0,
             has_refused: false,
@@ -435,7 +438,7 @@ impl Disk {
         let truncated = recovered.terms.truncated();
         let row =
             castd::state::AppliedPosition::read_durable(self.store.as_ref()).map_err(|error| error.to_string())?;
-        let durable = if self.storage.is_durable() { row.index } else { LogIndex(0) };
+        let durable = if self.storage == Storage::Trusted { row.index } else { LogIndex(0) };
         let is_pending = recovered.pending_install.as_ref().is_some_and(|name| self.snapshots.contains_key(name));
         let continues = |file: &&SnapshotFile| {
             recovered.terms.term(file.position.index.0) == Some(file.position.term.0)
@@ -458,8 +461,8 @@ fn sound(bytes: Bytes) -> Result<SnapshotFile, DiskError> {
 impl Stores for Disk {
     type Error = DiskError;
 
-    fn open(&mut self) -> Result<Arc<dyn Backend>, DiskError> {
-        Ok(self.store())
+    fn open(&mut self) -> Result<Option<Arc<dyn Backend>>, DiskError> {
+        Ok((self.storage == Storage::Trusted).then(|| self.store()))
     }
 
     fn install(&mut self, name: &str) -> Result<Option<Machine>, DiskError> {
@@ -467,15 +470,28 @@ impl Stores for Disk {
         self.replace_store(position).map(Some)
     }
 
-    fn replace(&mut self, _: &RecoveryError) -> Result<Arc<dyn Backend>, DiskError> {
-        self.rebuilt += 1;
-        self.store = Arc::new(ForgetfulStore::new(self.storage.is_durable(), self.fuse.clone()));
-        Ok(self.store())
+    fn give_up(&mut self, _: &RecoveryError) -> Result<(), DiskError> {
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<Arc<dyn Backend>, DiskError> {
+        let store = Arc::new(ForgetfulStore::new(self.storage.is_durable(), self.fuse.clone()));
+        self.begun = Some(Arc::clone(&store));
+        Ok(store)
     }
 
     fn fill(&mut self, backend: &dyn Backend, continues: &dyn Fn(LogPosition) -> bool) -> Result<(), DiskError> {
-        if let Some(file) = self.snapshots().into_iter().find(|file| continues(file.position)) {
-            portable::fill_from(SnapshotReader::open(&file.bytes[..])?, backend)?;
+        let newest = self.snapshots().into_iter().find(|file| continues(file.position));
+        let Some(bytes) = newest.map(|file| file.bytes.clone()) else { return Ok(()) };
+        self.rebuilt += 1;
+        portable::fill_from(SnapshotReader::open(&bytes[..])?, backend)?;
+        Ok(())
+    }
+
+    fn keep(&mut self) -> Result<(), DiskError> {
+        if let Some(begun) = self.begun.take() {
+            begun.flush()?;
+            self.store = begun;
         }
         Ok(())
     }

@@ -52,10 +52,27 @@ fn create(settings: &Settings) -> DataDir {
     let (mut data_dir, _) = prepare(settings).unwrap();
     assert_eq!(data_dir.format(), None);
     fs::write(data_dir.log_path().join("0001.raftlog"), "entries").unwrap();
-    drop(data_dir.open_backend().unwrap());
-    data_dir.backend_loaded().unwrap();
+    close(&data_dir, begin(&data_dir));
     data_dir.commit_format(format(settings.kind)).unwrap();
     data_dir
+}
+
+/// An empty store in the place of whichever there was.
+fn begin(data_dir: &DataDir) -> Arc<dyn Backend> {
+    data_dir.commit_replacement(data_dir.begin_replacement().unwrap()).unwrap()
+}
+
+fn close(data_dir: &DataDir, backend: Arc<dyn Backend>) {
+    assert!(data_dir.close_backend(backend).unwrap(), "somebody still has it");
+}
+
+fn open(data_dir: &DataDir) -> Arc<dyn Backend> {
+    match data_dir.open_backend().unwrap() {
+        Found::Store(backend) => backend,
+        Found::Nothing => panic!("there is nothing"),
+        Found::Unclosed => panic!("it was not closed"),
+        Found::Broken(aside) => panic!("{}", aside.reason),
+    }
 }
 
 fn write(path: &Path, content: &str) {
@@ -228,7 +245,6 @@ fn a_first_start_cut_short_anywhere_is_followed_by_a_fresh_one_or_a_complete_one
                 Box::new(|| write(&log_root.join("creating"), "")),
                 Box::new(|| write(&log_root.join("log/0001.raftlog"), "half an entr")),
                 Box::new(|| write(&member.join("state/1/CURRENT"), "MANI")),
-                Box::new(|| write(&member.join("opening"), "")),
                 Box::new(|| write(&log_root.join("FORMAT.tmp"), "{\"form")),
                 Box::new(|| format.write(&log_root).unwrap()),
                 Box::new(|| format.write(&member).unwrap()),
@@ -240,7 +256,7 @@ fn a_first_start_cut_short_anywhere_is_followed_by_a_fresh_one_or_a_complete_one
             for done in &steps[..=step] {
                 done();
             }
-            let committed = step >= 8;
+            let committed = step >= 7;
             let (mut data_dir, _) = prepare(&settings).unwrap();
             assert_eq!(data_dir.format(), committed.then_some(&format), "step {step}");
             assert_eq!(list(&data_dir.log_path()).unwrap().len(), usize::from(committed), "step {step}");
@@ -306,7 +322,7 @@ fn a_lost_data_dir_beside_a_kept_log_comes_back_as_the_same_member_without_its_s
         let (data_dir, _) = prepare(&settings).unwrap();
         assert_eq!(data_dir.format(), Some(&format(kind)));
         assert_eq!(list(&data_dir.log_path()).unwrap().len(), 1);
-        assert!(data_dir.open_backend().unwrap().rebuilt);
+        assert!(matches!(data_dir.open_backend().unwrap(), Found::Nothing));
     }
 }
 
@@ -320,60 +336,45 @@ fn the_wal_dir_may_be_the_data_dir() {
 }
 
 #[test]
-fn the_empty_store_of_a_first_start_is_not_taken_for_a_rebuilt_one() {
-    for kind in persistent_kinds() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut data_dir, _) = prepare(&settings(&dir, kind)).unwrap();
-        data_dir.commit_format(format(kind)).unwrap();
-        let opened = data_dir.open_backend().unwrap();
-        assert!(!opened.rebuilt && opened.set_aside.is_none(), "{kind}");
-    }
-}
-
-#[test]
-fn a_sound_store_is_opened_again_with_its_rows() {
+fn a_store_that_was_closed_is_opened_again_with_its_rows() {
     for kind in persistent_kinds() {
         let dir = tempfile::tempdir().unwrap();
         let settings = settings(&dir, kind);
         let data_dir = create(&settings);
-        put(&*data_dir.open_backend().unwrap().backend, "value");
-        data_dir.backend_loaded().unwrap();
+        let backend = open(&data_dir);
+        put(&*backend, "value");
+        close(&data_dir, backend);
         drop(data_dir);
-        let opened = prepare(&settings).unwrap().0.open_backend().unwrap();
-        assert!(!opened.rebuilt && opened.set_aside.is_none(), "{kind}");
-        assert_eq!(value_of(&*opened.backend).as_deref(), Some(&b"value"[..]), "{kind}");
+        let opened = open(&prepare(&settings).unwrap().0);
+        assert_eq!(value_of(&*opened).as_deref(), Some(&b"value"[..]), "{kind}");
     }
 }
 
 #[test]
-fn damaged_stores_are_set_aside_one_after_the_other_and_an_empty_one_takes_their_place() {
+fn damaged_stores_are_set_aside_one_after_the_other_and_the_next_one_begins_empty() {
     for kind in persistent_kinds() {
         let dir = tempfile::tempdir().unwrap();
         let settings = settings(&dir, kind);
         drop(create(&settings));
         for number in 1..=2 {
-            let (data_dir, _) = prepare(&settings).unwrap();
-            put(&*data_dir.open_backend().unwrap().backend, "value");
-            data_dir.backend_loaded().unwrap();
-            drop(data_dir);
             let member = settings.data_dir.join("member");
             damage(kind, &member.join("state"));
-
             let (data_dir, _) = prepare(&settings).unwrap();
-            let opened = data_dir.open_backend().unwrap();
-            let set_aside = opened.set_aside.expect("it was set aside");
-            assert!(opened.rebuilt);
+            let Found::Broken(set_aside) = data_dir.open_backend().unwrap() else { panic!("{kind}: not broken") };
             assert_eq!(set_aside.moved_to, member.join(format!("state.broken-{number}")), "{kind}");
-            assert!(set_aside.moved_to.join("1").is_dir());
-            assert_eq!(value_of(&*opened.backend), None);
-            data_dir.backend_loaded().unwrap();
+            assert!(set_aside.moved_to.join(number.to_string()).is_dir());
+            assert!(matches!(data_dir.open_backend().unwrap(), Found::Nothing), "{kind}");
+            let backend = begin(&data_dir);
+            assert_eq!(value_of(&*backend), None);
+            put(&*backend, "value");
+            close(&data_dir, backend);
         }
     }
 }
 
 /// Leaves files that the engine cannot open.
 fn damage(kind: StorageKind, state: &Path) {
-    let store = state.join("1");
+    let store = list(state).unwrap().into_iter().find(|path| path.is_dir()).unwrap();
     match kind {
         StorageKind::Rocksdb => {
             for file in list(&store).unwrap() {
@@ -389,38 +390,59 @@ fn damage(kind: StorageKind, state: &Path) {
 
 #[cfg(feature = "sled")]
 #[test]
-fn a_start_that_ended_while_sled_was_opened_costs_sled_its_store() {
+fn sled_that_was_not_closed_is_not_opened_and_stays_until_another_store_has_taken_its_place() {
     let dir = tempfile::tempdir().unwrap();
     let settings = settings(&dir, StorageKind::Sled);
     let data_dir = create(&settings);
-    put(&*data_dir.open_backend().unwrap().backend, "value");
-    let mark = settings.data_dir.join("member/opening");
-    assert!(mark.exists(), "the mark stays until the caller has read the store");
+    let state = settings.data_dir.join("member/state");
+    let closed = state.join("closed");
+    assert!(closed.exists());
+    put(&*open(&data_dir), "value");
+    assert!(!closed.exists(), "gone before the first write");
     drop(data_dir);
+    for filled_to_the_end in [false, true] {
+        let (data_dir, _) = prepare(&settings).unwrap();
+        assert!(matches!(data_dir.open_backend().unwrap(), Found::Unclosed));
+        let replacement = data_dir.begin_replacement().unwrap();
+        assert_eq!(value_of(&*replacement.backend), None);
+        assert!(state.join("1").exists());
+        if filled_to_the_end {
+            let backend = data_dir.commit_replacement(replacement).unwrap();
+            assert!(!state.join("1").exists());
+            // One that is to close it while another one reads it says nothing.
+            let reader = Arc::clone(&backend);
+            assert!(!data_dir.close_backend(backend).unwrap());
+            assert!(!closed.exists());
+            close(&data_dir, reader);
+        }
+    }
+    assert_eq!(value_of(&*open(&prepare(&settings).unwrap().0)), None);
+}
 
-    let (data_dir, _) = prepare(&settings).unwrap();
-    let opened = data_dir.open_backend().unwrap();
-    assert!(opened.rebuilt && opened.set_aside.is_some());
-    assert_eq!(value_of(&*opened.backend), None);
-    data_dir.backend_loaded().unwrap();
-    assert!(!mark.exists());
+#[cfg(feature = "sled")]
+#[test]
+fn the_word_that_another_store_was_closed_does_not_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(&dir, StorageKind::Sled);
+    drop(create(&settings));
+    fs::write(settings.data_dir.join("member/state/closed"), "2\n").unwrap();
+    assert!(matches!(prepare(&settings).unwrap().0.open_backend().unwrap(), Found::Unclosed));
 }
 
 #[cfg(feature = "rocksdb")]
 #[test]
-fn a_start_that_was_killed_while_rocksdb_was_opened_costs_nothing() {
+fn rocksdb_that_was_not_closed_is_opened_with_its_rows() {
     let dir = tempfile::tempdir().unwrap();
     let settings = settings(&dir, StorageKind::Rocksdb);
     let data_dir = create(&settings);
-    put(&*data_dir.open_backend().unwrap().backend, "value");
+    put(&*open(&data_dir), "value");
     drop(data_dir);
-    let opened = prepare(&settings).unwrap().0.open_backend().unwrap();
-    assert!(!opened.rebuilt);
-    assert_eq!(value_of(&*opened.backend).as_deref(), Some(&b"value"[..]));
+    let opened = open(&prepare(&settings).unwrap().0);
+    assert_eq!(value_of(&*opened).as_deref(), Some(&b"value"[..]));
 }
 
 #[test]
-fn a_store_that_is_gone_is_rebuilt_and_one_whose_number_is_damaged_is_set_aside() {
+fn a_store_that_is_gone_is_nothing_and_one_whose_number_is_damaged_is_set_aside() {
     for kind in persistent_kinds() {
         let dir = tempfile::tempdir().unwrap();
         let settings = settings(&dir, kind);
@@ -428,15 +450,13 @@ fn a_store_that_is_gone_is_rebuilt_and_one_whose_number_is_damaged_is_set_aside(
         let state = settings.data_dir.join("member/state");
         fs::remove_dir_all(&state).unwrap();
         let (data_dir, _) = prepare(&settings).unwrap();
-        let opened = data_dir.open_backend().unwrap();
-        assert!(opened.rebuilt && opened.set_aside.is_none());
-        data_dir.backend_loaded().unwrap();
-        drop((opened, data_dir));
+        assert!(matches!(data_dir.open_backend().unwrap(), Found::Nothing));
+        close(&data_dir, begin(&data_dir));
+        drop(data_dir);
 
         fs::write(state.join("generation"), "one").unwrap();
         let (data_dir, _) = prepare(&settings).unwrap();
-        let opened = data_dir.open_backend().unwrap();
-        assert!(opened.rebuilt && opened.set_aside.is_some());
+        assert!(matches!(data_dir.open_backend().unwrap(), Found::Broken(_)));
     }
 }
 
@@ -445,15 +465,14 @@ fn a_store_that_does_not_fit_the_log_is_set_aside_once_nobody_reads_it() {
     for kind in persistent_kinds() {
         let dir = tempfile::tempdir().unwrap();
         let data_dir = create(&settings(&dir, kind));
-        let opened = data_dir.open_backend().unwrap();
-        put(&*opened.backend, "value");
+        let opened = open(&data_dir);
+        put(&*opened, "value");
         assert!(matches!(data_dir.set_backend_aside("ahead of the log"), Err(DataDirError::BackendInUse)));
         drop(opened);
         let set_aside = data_dir.set_backend_aside("ahead of the log").unwrap().unwrap();
         assert_eq!(set_aside.reason, "ahead of the log");
-        let opened = data_dir.open_backend().unwrap();
-        assert!(opened.rebuilt, "there was a store before");
-        assert_eq!(value_of(&*opened.backend), None);
+        assert!(matches!(data_dir.open_backend().unwrap(), Found::Nothing));
+        assert_eq!(value_of(&*begin(&data_dir)), None);
     }
 }
 
@@ -463,8 +482,7 @@ fn a_replacement_counts_from_its_commit_and_the_old_store_serves_its_readers_to_
         let dir = tempfile::tempdir().unwrap();
         let settings = settings(&dir, kind);
         let data_dir = create(&settings);
-        let old = data_dir.open_backend().unwrap().backend;
-        data_dir.backend_loaded().unwrap();
+        let old = if kind.keeps_files() { open(&data_dir) } else { begin(&data_dir) };
         put(&*old, "old");
 
         drop(data_dir.begin_replacement().unwrap());
@@ -478,21 +496,13 @@ fn a_replacement_counts_from_its_commit_and_the_old_store_serves_its_readers_to_
         drop(old);
         data_dir.remove_retired_backends();
         assert!(!first.exists(), "{kind}");
-        drop((new, data_dir));
-
-        let (data_dir, _) = prepare(&settings).unwrap();
-        let uncommitted = data_dir.open_backend().unwrap();
-        assert!(!uncommitted.rebuilt);
-        if kind.keeps_files() {
-            assert_eq!(value_of(&*uncommitted.backend).as_deref(), Some(&b"new"[..]), "{kind}");
-        }
         put(&*data_dir.begin_replacement().unwrap().backend, "never committed");
-        data_dir.backend_loaded().unwrap();
-        drop((uncommitted, data_dir));
-        let (data_dir, _) = prepare(&settings).unwrap();
-        let opened = data_dir.open_backend().unwrap();
+        close(&data_dir, new);
+        drop(data_dir);
+
         if kind.keeps_files() {
-            assert_eq!(value_of(&*opened.backend).as_deref(), Some(&b"new"[..]), "{kind}");
+            let (data_dir, _) = prepare(&settings).unwrap();
+            assert_eq!(value_of(&*open(&data_dir)).as_deref(), Some(&b"new"[..]), "{kind}");
             assert!(!settings.data_dir.join("member/state/3").exists());
         }
     }

@@ -2,7 +2,7 @@
 
 use super::stage::Stage;
 use crate::harness::{Setup, wait_until};
-use castd::storage::{DataDir, Settings, StorageKind};
+use castd::storage::{DataDir, Found, Settings, StorageKind};
 use castd_backend_api::{Table, WriteBatch};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -154,10 +154,9 @@ pub fn corrupt(setup: &Setup) {
 /// In the last letter of that value, in the store of a member that is stopped.
 fn flip_a_bit(data_dir: &Path, kind: StorageKind, value: &str) {
     let data_dir = DataDir::prepare(Settings::new(data_dir, kind), &mut |_| ()).expect("it is stopped");
-    let opened = data_dir.open_backend().expect("sound so far");
-    data_dir.backend_loaded().expect("nobody finds out");
+    let Found::Store(backend) = data_dir.open_backend().expect("readable") else { panic!("not sound") };
     let mut rows = Vec::new();
-    let scanned = opened.backend.scan(Table::Kv, b"", b"", &mut |key, row| {
+    let scanned = backend.scan(Table::Kv, b"", b"", &mut |key, row| {
         if let Some(at) = row.windows(value.len()).position(|window| window == value.as_bytes()) {
             let mut row = row.to_vec();
             row[at + value.len() - 1] ^= 1;
@@ -169,6 +168,6 @@ fn flip_a_bit(data_dir: &Path, kind: StorageKind, value: &str) {
     assert_eq!(rows.len(), 1);
     let mut batch = WriteBatch::new();
     rows.into_iter().for_each(|(key, row)| batch.put(Table::Kv, key, row));
-    opened.backend.write(&batch).expect("written");
-    opened.backend.flush().expect("flushed");
+    backend.write(&batch).expect("written");
+    assert!(data_dir.close_backend(backend).expect("flushed"), "nobody finds out");
 }
