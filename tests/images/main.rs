@@ -21,7 +21,7 @@ mod workload;
 
 use campaign::{Place, Summary, place, run};
 use check::Truth;
-use disk::{LOSSES, Loss};
+use disk::LOSSES;
 use recording::{Kind, Step};
 use rotation::Rotation;
 use std::collections::BTreeMap;
@@ -112,29 +112,11 @@ fn amount(images_min: u64, share: f64) -> u64 {
     asked("CASTD_IMAGES").map_or(images_min, |all| images_min.max((all as f64 * share).ceil() as u64))
 }
 
-/// Found by runs of 20,000 images, two in 3,000 each, and not mended yet: the README says so. Whoever mends one takes its line
-/// out. Sled gives back an applied index without all of its rows when pages that were not synced survive here and there;
-/// RocksDB does not open a manifest that ends in zeros, which the member refuses loudly.
-const OPEN_DEFECTS: [(&str, Loss, &str); 2] = [
-    ("sled", Loss::Scattered, "was acknowledged, the image ends at"),
-    ("rocksdb", Loss::Zeroed, "the state of this member is lost and cannot be rebuilt"),
-];
-
-fn is_open_defect(name: &str, failure: &str) -> bool {
-    OPEN_DEFECTS.iter().any(|(storage, loss, text)| {
-        name.starts_with(storage) && failure.contains(&format!("{loss:?} after")) && failure.contains(text)
-    })
-}
-
 /// Nothing is lost; and a harness that did nothing proves nothing.
 fn assert_sound(name: &str, summary: &Summary, images: u64, states_min: usize, expected: &[&[(Place, Kind)]]) {
     println!("{}", summary.shown(name));
-    for failure in summary.failures.iter().take(20) {
-        println!("{failure}");
-    }
-    let (open, failed): (Vec<_>, Vec<_>) = summary.failures.iter().partition(|failure| is_open_defect(name, failure));
-    assert!(failed.is_empty(), "{} of {} images failed", failed.len(), summary.images);
-    assert!(open.len() <= 2 + summary.images / 200, "defects that are known are in {} images", open.len());
+    let first: Vec<_> = summary.failures.iter().take(20).collect();
+    assert!(first.is_empty(), "{} of {} images failed: {first:#?}", summary.failures.len(), summary.images);
     assert_eq!(summary.images as u64, images);
     assert!(summary.states.len() >= states_min, "{} states", summary.states.len());
     assert!(summary.lossy >= summary.images / 4, "only {} images have lost anything", summary.lossy);
@@ -255,8 +237,15 @@ fn a_log_whose_syncs_do_nothing_is_reported_as_a_loss() {
 fn one_write_to_the_log_that_was_lost_although_it_was_synced_is_reported() {
     if is_possible() {
         let steps = &recording("memory").steps;
+        // What the power takes anyway is no damage: there is more behind it, and that was synced, too.
+        let is_built_upon = |number: &usize| {
+            let with_power = steps[number + 1..].iter().take_while(|step| step.action.kind() != Kind::PowerFailure);
+            let mut later = with_power.filter(|step| place(step) == Place::Log).map(|step| step.action.kind());
+            [Kind::Sync, Kind::Write, Kind::Sync].into_iter().all(|kind| later.any(|found| found == kind))
+        };
         let is_write = |step: &Step| place(step) == Place::Log && step.action.kind() == Kind::Write;
-        let lost = (steps.len() / 2..steps.len()).find(|number| is_write(&steps[*number])).expect("there are many");
+        let writes = (steps.len() / 2..steps.len()).filter(|number| is_write(&steps[*number]));
+        let lost = writes.into_iter().find(is_built_upon).expect("there are many");
         assert_found(&found_without("memory", |number, _| number == lost), "is damaged");
     }
 }
