@@ -10,10 +10,12 @@
 //! - It never syncs the directory its first file is created in: done after opening.
 //! - It frees nothing below `purge_threshold`, and may bring deleted keys back when it does: keys are only overwritten.
 //! - A failed fsync panics inside it, which ends the process: just what is wanted.
+//! - It takes another engine's entries for its own where both are read on one thread: `reader.rs`.
 //! - Batches over 8 KiB are compressed by default: off, it costs CPU in front of the fsync that everybody waits for.
 
 use super::files::LogFiles;
 use super::ledger::{Ledger, LiveSize, entry_bytes};
+use super::reader::Reader;
 use super::record::{BASE_KEY, BaseRecord, FORMAT, STATE_KEY, StateRecord, TERMS_KEY, TermsRecord};
 use super::verify::{self, GROUP};
 use super::{Install, LogError, LogSize, LogStore, LogWrite, Purger, Recovered, Written};
@@ -60,6 +62,7 @@ impl EngineLogOptions {
 
 pub struct EngineLog<F: LogFiles = DefaultFileSystem> {
     engine: Arc<Engine<F>>,
+    reader: Reader,
     dir: PathBuf,
     fsync: bool,
     ledger: Ledger,
@@ -110,6 +113,7 @@ impl<F: LogFiles> EngineLog<F> {
         verify::sync_directory(files.as_ref(), &dir)?;
         let mut log = Self {
             engine: Arc::new(engine),
+            reader: Reader::new(),
             dir,
             fsync,
             ledger: Ledger::default(),
@@ -234,8 +238,9 @@ impl<F: LogFiles> EngineLog<F> {
     fn read(&self, low: u64, high: u64, bytes_max: Option<u64>, into: &mut Vec<Entry>) -> Result<(), LogError> {
         let bytes_max = bytes_max.map(|max| usize::try_from(max).unwrap_or(usize::MAX));
         let before = into.len();
-        let read = self.engine.fetch_entries_to::<RaftEntry>(GROUP, low, high, bytes_max, into);
-        read.map_err(failed("read"))?;
+        let entries = &mut *into;
+        let read = || self.engine.fetch_entries_to::<RaftEntry>(GROUP, low, high, bytes_max, entries);
+        self.reader.alone(read).map_err(failed("read"))?;
         for (index, entry) in (low..).zip(into.iter().skip(before)) {
             if entry.index != index || self.ledger.terms.term(index) != Some(entry.term) {
                 return Err(self.damaged(format!("entry {index} is entry {} of term {}", entry.index, entry.term)));
@@ -328,7 +333,7 @@ impl<F: LogFiles> LogStore for EngineLog<F> {
     }
 
     fn purger(&self) -> Purger {
-        Purger::new(Arc::clone(&self.engine))
+        Purger::new(self.reader, Arc::clone(&self.engine))
     }
 
     fn size(&self) -> LogSize {

@@ -13,6 +13,7 @@ mod engine;
 mod files;
 mod ledger;
 mod memory;
+mod reader;
 mod record;
 mod verify;
 
@@ -28,6 +29,7 @@ pub use memory::MemoryLog;
 use crate::ids::LogIndex;
 use crate::raft::terms::{LogPosition, TermIndex};
 use ::raft::eraftpb::{ConfState, Entry, HardState};
+use reader::Reader;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -160,7 +162,7 @@ pub trait LogStore: Send {
 /// Gives back space that the log no longer needs. To be run on a timer, away from the LogWriter's thread: it may copy
 /// live entries out of old files. It keeps the files open: drop every purger before the log is opened again.
 #[derive(Clone, Default)]
-pub struct Purger(Option<Arc<dyn Purge + Send + Sync>>);
+pub struct Purger(Option<(Reader, Arc<dyn Purge + Send + Sync>)>);
 
 /// Answers which groups hold old files with what is still live.
 trait Purge {
@@ -174,14 +176,14 @@ impl<F: LogFiles> Purge for raft_engine::Engine<F> {
 }
 
 impl Purger {
-    fn new<F: LogFiles>(engine: Arc<raft_engine::Engine<F>>) -> Self {
-        Self(Some(engine))
+    fn new<F: LogFiles>(reader: Reader, engine: Arc<raft_engine::Engine<F>>) -> Self {
+        Self(Some((reader, engine)))
     }
 
     /// Answers whether old files are held by entries that are still live: cutting the log would free more.
     pub fn run(&self) -> Result<bool, LogError> {
-        let Some(engine) = &self.0 else { return Ok(false) };
-        let held = engine.purge();
+        let Some((reader, engine)) = &self.0 else { return Ok(false) };
+        let held = reader.alone(|| engine.purge());
         held.map(|groups| !groups.is_empty()).map_err(|source| LogError::Engine { operation: "purge", source })
     }
 }
