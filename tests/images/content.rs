@@ -40,6 +40,15 @@ impl Content {
         self.size = size;
     }
 
+    pub fn is_in(&self, path: &Path) -> io::Result<bool> {
+        let found = std::fs::read(path)?;
+        let is_page = |(number, found): (usize, &[u8])| match self.pages.get(&(number as u64)) {
+            Some(page) => found == &page[..found.len()],
+            None => found.iter().all(|byte| *byte == 0),
+        };
+        Ok(found.len() as u64 == self.size && found.chunks(PAGE as usize).enumerate().all(is_page))
+    }
+
     pub fn store(&self, path: &Path) -> io::Result<()> {
         let file = File::create(path)?;
         file.set_len(self.size)?;
@@ -62,7 +71,13 @@ mod tests {
         let path = directory.path().join("file");
         let stored = |content: &Content| {
             content.store(&path).expect("stored");
-            std::fs::read(&path).expect("read")
+            assert!(content.is_in(&path).expect("read"));
+            let bytes = std::fs::read(&path).expect("read");
+            for other in [&[&bytes[..], &[0]].concat()[..], &[&bytes[..bytes.len() - 1], b"!"].concat()] {
+                std::fs::write(&path, other).expect("written");
+                assert!(!content.is_in(&path).expect("read"));
+            }
+            bytes
         };
         let mut content = Content::default();
         content.write(PAGE - 2, b"abcdef");

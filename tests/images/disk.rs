@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What becomes of what was not synced.
@@ -177,6 +177,32 @@ impl Disk {
         found.collect()
     }
 
+    /// Where that directory is not what a process would find, if it is not.
+    pub fn difference(&self, directory: &Path) -> io::Result<Option<PathBuf>> {
+        self.difference_of(ROOT, directory)
+    }
+
+    fn difference_of(&self, inode: Inode, found: &Path) -> io::Result<Option<PathBuf>> {
+        match self.nodes[inode].newest() {
+            Node::File { durable, .. } => Ok((!found.is_file() || !durable.is_in(found)?).then(|| found.to_owned())),
+            Node::Directory { .. } if !found.is_dir() => Ok(Some(found.to_owned())),
+            Node::Directory { durable: names, .. } => {
+                for entry in std::fs::read_dir(found)? {
+                    let entry = entry?;
+                    if !entry.file_name().to_str().is_some_and(|name| names.contains_key(name)) {
+                        return Ok(Some(entry.path()));
+                    }
+                }
+                for (name, inode) in &names {
+                    if let Some(difference) = self.difference_of(*inode, &found.join(name))? {
+                        return Ok(Some(difference));
+                    }
+                }
+                Ok(None)
+            }
+        }
+    }
+
     /// Writes into the empty directory `to` what a power failure now may leave. Answers whether anything was lost.
     pub fn store(&self, to: &Path, loss: Loss, dice: &mut StdRng) -> io::Result<bool> {
         self.store_node(ROOT, to, loss, dice)
@@ -332,6 +358,29 @@ mod tests {
             let is_chance = matches!(loss, Loss::Torn | Loss::Zeroed | Loss::Scattered);
             assert_eq!(lengths.len() > 1, is_chance, "{loss:?}: {lengths:?}");
         }
+    }
+
+    #[test]
+    fn a_directory_that_is_not_what_was_recorded_is_told_from_one_that_is() {
+        let create = |name: &str, inode, is_directory| Action::Create {
+            directory: ROOT,
+            name: name.to_owned(),
+            inode,
+            is_directory,
+        };
+        let steps =
+            [step(1, 1, create("a", 1, false)), step(2, 2, written(1, 0, "one")), step(3, 3, create("b", 2, true))];
+        let disk = disk(&steps);
+        let directory = tempfile::tempdir().expect("a directory");
+        let (root, mut dice) = (directory.path(), StdRng::seed_from_u64(0));
+        disk.store(root, Loss::Kept, &mut dice).expect("stored");
+        assert_eq!(disk.difference(root).expect("readable"), None);
+        std::fs::write(root.join("b/c"), "").expect("written");
+        assert_eq!(disk.difference(root).expect("readable"), Some(root.join("b/c")));
+        std::fs::remove_dir_all(root.join("b")).expect("removed");
+        assert_eq!(disk.difference(root).expect("readable"), Some(root.join("b")));
+        std::fs::write(root.join("a"), "two").expect("written");
+        assert_eq!(disk.difference(root).expect("readable"), Some(root.join("a")));
     }
 
     #[test]

@@ -7,12 +7,10 @@
 //! What it has on its disk, others have acknowledged. What binds it is what it has shown by itself: a revision that it has
 //! answered a serializable read from is there after each start.
 
-use crate::disk::{Disk, Loss};
-use crate::recording::{Action, Recorder, Step};
-use crate::trace;
-use crate::workload::{
-    Deed, Life, Promise, READY_WITHIN, Recording, SPAWNING, free_ports, load, power_failure, server, traced,
-};
+use crate::disk::Loss;
+use crate::recording::{Action, Step};
+use crate::tape::{self, CutShort, Tape};
+use crate::workload::{Deed, Life, Promise, READY_WITHIN, Recording, SPAWNING, free_ports, load, server, traced};
 use etcd_client::{Client, GetOptions};
 use rustix::process::Signal;
 use std::path::Path;
@@ -96,6 +94,10 @@ fn newest(promises: &[Promise]) -> i64 {
 
 /// Records the third of three members.
 pub fn record(storage: &str) -> Recording {
+    tape::whole(|| record_once(storage))
+}
+
+fn record_once(storage: &str) -> Result<Recording, CutShort> {
     let base = tempfile::Builder::new().prefix("castd-images-").tempdir().expect("a temporary directory");
     let root = base.path().join("root");
     std::fs::create_dir(&root).expect("a directory");
@@ -117,9 +119,7 @@ pub fn record(storage: &str) -> Recording {
     };
     let url = |number: usize| format!("http://127.0.0.1:{}", ports[number].0);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let mut recorder = Recorder::new(root.to_str().expect("UTF-8"));
-    let mut disk = Disk::new();
-    let (mut promises, mut lines, mut from) = (Vec::new(), 0, 0);
+    let (mut tape, mut promises, mut from) = (Tape::new(&root), Vec::new(), 0);
     let mut others = Vec::new();
     for (number, power) in ENDS.into_iter().enumerate() {
         let trace = base.path().join(format!("trace-{number}"));
@@ -135,17 +135,9 @@ pub fn record(storage: &str) -> Recording {
             sender.send(newest(&told)).expect("it waits for it");
             unbound(told).chain(shown.await.expect("it has shown all")).collect::<Vec<_>>()
         }));
-        let text = life.end(Signal::KILL);
-        let calls = trace::parse(&text, lines).unwrap_or_else(|error| panic!("{error}"));
-        let known = recorder.steps.len();
-        recorder.record(&calls).unwrap_or_else(|error| panic!("{error}"));
-        lines += text.lines().count();
-        recorder.steps[known..].iter().for_each(|step| disk.step(step));
-        if let Some(loss) = power {
-            power_failure(&mut recorder, &mut disk, &root, loss, lines);
-        }
+        tape.add(&life.end(Signal::KILL), power)?;
         // In its first life nobody sends it a snapshot.
-        from = if number == 0 { recorder.steps.len() } else { from };
+        from = if number == 0 { tape.steps().len() } else { from };
         if number + 1 < ENDS.len() {
             let gone = runtime.block_on(applied(&url(0)));
             promises.extend(unbound(runtime.block_on(load(&url(0), OPERATIONS.1, seed + 1))));
@@ -160,8 +152,8 @@ pub fn record(storage: &str) -> Recording {
     drop(others);
     // It takes none of its own in lives as short as these.
     let arrived = |step: &Step| matches!(&step.action, Action::Rename { to, .. } if to.ends_with(".cast"));
-    let arrived = recorder.steps[from..].iter().filter(|step| arrived(step)).count();
+    let arrived = tape.steps()[from..].iter().filter(|step| arrived(step)).count();
     assert!(arrived >= ENDS.len() - 1, "only {arrived} snapshots have arrived");
     promises.sort_by_key(|promise| promise.at);
-    Recording { steps: recorder.steps, from, promises, ports, member: FOLLOWER }
+    Ok(Recording { steps: tape.into_steps(), from, promises, ports, member: FOLLOWER })
 }

@@ -6,10 +6,11 @@
 //!      └────────────────────▶ log in memory, here: what there is after each round ◀── compared ── log of files, from an image
 //! ```
 
-use crate::disk::{Disk, Loss};
-use crate::recording::{Recorder, Step};
-use crate::trace::{self, Micros};
-use crate::workload::{Life, SPAWNING, now, power_failure, traced};
+use crate::disk::Loss;
+use crate::recording::Step;
+use crate::tape::{self, CutShort, Tape};
+use crate::trace::Micros;
+use crate::workload::{Life, SPAWNING, now, traced};
 use castd::ids::LogIndex;
 use castd::raft::log::{EngineLog, EngineLogOptions, Install, LogError, LogStore, LogWrite, MemoryLog, Recovered};
 use castd::raft::terms::LogPosition;
@@ -182,33 +183,28 @@ pub struct Rotation {
 
 impl Rotation {
     pub fn record() -> Self {
+        tape::whole(Self::record_once)
+    }
+
+    fn record_once() -> Result<Self, CutShort> {
         let base = tempfile::Builder::new().prefix("castd-images-").tempdir().expect("a temporary directory");
         let root = base.path().join("root");
         std::fs::create_dir(&root).expect("a directory");
-        let mut recorder = Recorder::new(root.to_str().expect("UTF-8"));
-        let mut disk = Disk::new();
-        let (mut promises, mut lines, mut first) = (Vec::new(), 0, 0);
+        let (mut tape, mut promises, mut first) = (Tape::new(&root), Vec::new(), 0);
         for (last, power) in ENDS {
             let trace = base.path().join(format!("trace-{first}"));
             let mut command = traced(&trace);
             command.arg(std::env::current_exe().expect("this program"));
             command.args(["--exact", "rotation::a_log_in_a_process_of_its_own", "--nocapture"]);
             command.env(TASK, format!("{};{first};{last}", base.path().display()));
-            let text = Life::begin(command, trace).ended();
-            let calls = trace::parse(&text, lines).unwrap_or_else(|error| panic!("{error}"));
-            let known = recorder.steps.len();
-            recorder.record(&calls).unwrap_or_else(|error| panic!("{error}"));
-            lines += text.lines().count();
-            recorder.steps[known..].iter().for_each(|step| disk.step(step));
+            let life = Life::begin(command, trace).ended();
             let text = std::fs::read_to_string(base.path().join(format!("promises-{first}"))).expect("its promises");
             promises.extend(text.lines().filter_map(|line| {
                 let (at, round) = line.split_once(' ')?;
                 Some((at.parse::<Micros>().ok()?, round.parse::<usize>().ok()?))
             }));
             assert_eq!(promises.last().map(|(_, round)| *round), Some(last), "the process did not come to its end");
-            if let Some(loss) = power {
-                power_failure(&mut recorder, &mut disk, &root, loss, lines);
-            }
+            tape.add(&life, power)?;
             first = last;
         }
         let mut rounds = Rounds::new();
@@ -217,7 +213,7 @@ impl Rotation {
             rounds.next().expect("a round");
             states.push(everything(&mut rounds.log).expect("it loads"));
         }
-        Rotation { steps: recorder.steps, promises, states }
+        Ok(Rotation { steps: tape.into_steps(), promises, states })
     }
 
     /// Answers how many rounds are in the image.

@@ -1,8 +1,9 @@
 //! A real castd under strace through several lives, clients that write in every way, and what they were told when.
 
-use crate::disk::{Disk, Loss};
-use crate::recording::{Recorder, Step};
-use crate::trace::{self, Micros, TRACED};
+use crate::disk::Loss;
+use crate::recording::Step;
+use crate::tape::{self, CutShort, Tape};
+use crate::trace::{Micros, TRACED};
 use etcd_client::{Client, CompactionOptions, PutOptions, ResponseHeader, Txn, TxnOp};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -186,14 +187,6 @@ impl Life {
     }
 }
 
-/// Between two lives: the next one finds below `root` what is left.
-pub fn power_failure(recorder: &mut Recorder, disk: &mut Disk, root: &Path, loss: Loss, line: usize) {
-    disk.step(recorder.power_failure(loss, line as u64, line, now()));
-    recorder.adopt(&disk.tree());
-    std::fs::remove_dir_all(root).and_then(|()| std::fs::create_dir(root)).expect("it can be emptied");
-    disk.store(root, Loss::Kept, &mut StdRng::seed_from_u64(0)).expect("an image can be written");
-}
-
 async fn connect(url: &str) -> Client {
     let began = Instant::now();
     loop {
@@ -327,16 +320,17 @@ const ENDS: [(Signal, Option<Loss>); 4] = [
 
 /// Records a member that keeps its state in `storage`, in a directory of its own.
 pub fn record(storage: &str) -> Recording {
+    tape::whole(|| record_once(storage))
+}
+
+fn record_once(storage: &str) -> Result<Recording, CutShort> {
     let base = tempfile::Builder::new().prefix("castd-images-").tempdir().expect("a temporary directory");
     let root = base.path().join("root");
     std::fs::create_dir(&root).expect("a directory");
     let ports = free_ports(1);
     let url = format!("http://127.0.0.1:{}", ports[0].0);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let mut recorder = Recorder::new(root.to_str().expect("UTF-8"));
-    let mut disk = Disk::new();
-    let mut promises = Vec::new();
-    let mut lines = 0;
+    let (mut tape, mut promises) = (Tape::new(&root), Vec::new());
     for (number, (signal, power)) in ENDS.into_iter().enumerate() {
         let trace = base.path().join(format!("trace-{number}"));
         let mut command = traced(&trace);
@@ -345,16 +339,8 @@ pub fn record(storage: &str) -> Recording {
         let life = Life::begin(command, trace);
         let operations = OPERATIONS.div_ceil(ENDS.len()) + WORKERS;
         promises.extend(runtime.block_on(load(&url, operations, number as u64)));
-        let text = life.end(signal);
-        let calls = trace::parse(&text, lines).unwrap_or_else(|error| panic!("{error}"));
-        let first = recorder.steps.len();
-        recorder.record(&calls).unwrap_or_else(|error| panic!("{error}"));
-        lines += text.lines().count();
-        recorder.steps[first..].iter().for_each(|step| disk.step(step));
-        if let Some(loss) = power {
-            power_failure(&mut recorder, &mut disk, &root, loss, lines);
-        }
+        tape.add(&life.end(signal), power)?;
     }
     promises.sort_by_key(|promise| promise.at);
-    Recording { steps: recorder.steps, from: 0, promises, ports, member: 0 }
+    Ok(Recording { steps: tape.into_steps(), from: 0, promises, ports, member: 0 })
 }
