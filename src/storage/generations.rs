@@ -24,7 +24,6 @@ use std::sync::{Arc, Weak};
 const STATE: &str = "state";
 const GENERATION: &str = "generation";
 const CLOSED: &str = "closed";
-const FIRST_GENERATION: u64 = 1;
 
 /// What a start finds of the last one's store.
 pub enum Found {
@@ -58,6 +57,7 @@ pub(super) struct Generations {
 }
 
 struct Lives {
+    /// 0 before the first store.
     generation: u64,
     current: Option<Weak<dyn Backend>>,
     /// Replaced stores that somebody may still be reading.
@@ -72,8 +72,7 @@ impl Lives {
 
 impl Generations {
     pub(super) fn new(member: PathBuf, kind: StorageKind, tuning: Tuning) -> Self {
-        // The first replacement is the first store.
-        let lives = Mutex::new(Lives { generation: FIRST_GENERATION - 1, current: None, retired: Vec::new() });
+        let lives = Mutex::new(Lives { generation: 0, current: None, retired: Vec::new() });
         Self { member, kind, tuning, lives }
     }
 

@@ -174,8 +174,11 @@ impl Disk {
         self.fuse.mend();
         let (writes, sectors) = self.log.crash(dice);
         self.read_snapshots();
-        let batches = dice.index(self.store.unsynced() + 1);
-        Lost { writes, batches: self.store.crash(batches) as u64, sectors }
+        let batches = match self.storage {
+            Storage::Doubted => self.store.crash_torn(dice),
+            Storage::Trusted | Storage::Memory => self.store.crash(dice.index(self.store.unsynced() + 1)),
+        };
+        Lost { writes, batches: batches as u64, sectors }
     }
 
     /// What came to pass in its files.
@@ -462,7 +465,12 @@ impl Stores for Disk {
     type Error = DiskError;
 
     fn open(&mut self) -> Result<Option<Arc<dyn Backend>>, DiskError> {
-        Ok((self.storage == Storage::Trusted).then(|| self.store()))
+        let is_believed = match self.storage {
+            Storage::Trusted => true,
+            Storage::Doubted => planted::is_on(Bug::BelievesATornStore),
+            Storage::Memory => false,
+        };
+        Ok(is_believed.then(|| self.store()))
     }
 
     fn install(&mut self, name: &str) -> Result<Option<Machine>, DiskError> {

@@ -1,6 +1,7 @@
 //! A backend that forgets: batches reach readers at once and the disk only with a flush, or in part at a crash.
 
 use super::fuse::Fuse;
+use crate::dice::Dice;
 use bytes::Bytes;
 use castd_backend_api::{Backend, BackendError, Op, Size, Table, Visit, WriteBatch};
 use parking_lot::RwLock;
@@ -27,13 +28,11 @@ fn place(table: Table) -> usize {
     Table::ALL.iter().position(|known| *known == table).unwrap_or(0)
 }
 
-fn apply(rows: &mut Rows, batch: &WriteBatch) {
-    for op in batch.ops() {
-        match op {
-            Op::Put { table, key, value } => rows[place(*table)].insert(key.clone(), value.clone()),
-            Op::Delete { table, key } => rows[place(*table)].remove(key),
-        };
-    }
+fn apply(rows: &mut Rows, op: &Op) {
+    match op {
+        Op::Put { table, key, value } => rows[place(*table)].insert(key.clone(), value.clone()),
+        Op::Delete { table, key } => rows[place(*table)].remove(key),
+    };
 }
 
 impl ForgetfulStore {
@@ -53,8 +52,20 @@ impl ForgetfulStore {
         let state = &mut *self.state.write();
         let batches = batches.min(state.unsynced.len());
         for batch in state.unsynced.drain(..batches) {
-            apply(&mut state.durable, &batch);
+            batch.ops().iter().for_each(|op| apply(&mut state.durable, op));
         }
+    }
+
+    /// The power goes, and of what was not flushed rows survive here and there, as the dice say: what an engine leaves that writes
+    /// its pages in any order and takes together what it finds.
+    pub fn crash_torn(&self, dice: &mut Dice) -> usize {
+        let state = &mut *self.state.write();
+        let lost = state.unsynced.len();
+        for batch in state.unsynced.drain(..) {
+            batch.ops().iter().filter(|_| dice.chance(500)).for_each(|op| apply(&mut state.durable, op));
+        }
+        state.rows = state.durable.clone();
+        lost
     }
 
     /// The power goes: of the batches that were not flushed, the first `keep` survive. Answers how many did not.
@@ -76,7 +87,7 @@ impl Backend for ForgetfulStore {
     fn write(&self, batch: &WriteBatch) -> Result<(), BackendError> {
         self.fuse.step(|| {
             let state = &mut *self.state.write();
-            apply(&mut state.rows, batch);
+            batch.ops().iter().for_each(|op| apply(&mut state.rows, op));
             if self.is_durable {
                 state.unsynced.push_back(batch.clone());
             }
