@@ -69,7 +69,7 @@ bugs! {
         /// A snapshot was written over the state it was to replace, row by row.
         InstallsInPlace of "H02 H31" at "sim/src/disk/mod.rs",
         /// A store that a power failure had torn was opened as if it had been closed.
-        BelievesATornStore of "sled 0.34" at "sim/src/disk/mod.rs",
+        BelievesATornStore of "H95" at "sim/src/disk/mod.rs",
         /// Leases were counted by the date, which jumps.
         LeasesByTheDate of "H68" at "sim/src/member/lease_keeper.rs",
         /// What was known of leases was not loaded at a start, so that they never ended.
