@@ -147,6 +147,7 @@ impl Generations {
         }
         let old = self.path_of(lives.generation);
         lives.generation = generation;
+        // One that was not opened has no readers.
         let replaced = lives.current.replace(Arc::downgrade(&backend));
         lives.retired.push((replaced.unwrap_or_else(|| Weak::<Memory>::new()), old));
         drop(lives);

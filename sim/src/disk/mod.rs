@@ -405,15 +405,15 @@ impl Disk {
         Arc::clone(&self.store) as Arc<dyn Backend>
     }
 
+    fn empty_store(&self) -> Arc<ForgetfulStore> {
+        Arc::new(ForgetfulStore::new(self.storage.is_durable(), self.fuse.clone()))
+    }
+
     /// The state becomes that of the snapshot at `position`; durable on return.
     pub fn replace_store(&mut self, position: LogPosition) -> Result<Machine, DiskError> {
         let name = file_name(position);
         let Some(file) = self.snapshots.get(&name) else { return Err(DiskError::NoSnapshot { name }) };
-        let store = if planted::is_on(Bug::InstallsInPlace) {
-            Arc::clone(&self.store)
-        } else {
-            Arc::new(ForgetfulStore::new(self.storage.is_durable(), self.fuse.clone()))
-        };
+        let store = if planted::is_on(Bug::InstallsInPlace) { Arc::clone(&self.store) } else { self.empty_store() };
         portable::fill_from(SnapshotReader::open(&file.bytes[..])?, store.as_ref())?;
         let machine = Machine::open(Arc::clone(&store) as Arc<dyn Backend>)?;
         assert_eq!(machine.position(), position, "a snapshot is of the position that it is named by");
@@ -483,7 +483,7 @@ impl Stores for Disk {
     }
 
     fn begin(&mut self) -> Result<Arc<dyn Backend>, DiskError> {
-        let store = Arc::new(ForgetfulStore::new(self.storage.is_durable(), self.fuse.clone()));
+        let store = self.empty_store();
         self.begun = Some(Arc::clone(&store));
         Ok(store)
     }
